@@ -1,0 +1,14 @@
+//! Writes files so that they survive a power cut, and frames records with checksums.
+//!
+//! Owns nothing. Everything here blocks: async callers go through `spawn_blocking`, the log through a thread of its own.
+//! Invariant: after a `*_durable` call returns `Ok`, a power cut cannot take back what it did. A failed sync is final: the
+//! kernel has marked the pages clean, so nobody may try again on the same file (RELIABILITY: fsync errors).
+//! The only place that may rename. Start reading at `durable.rs`.
+
+mod durable;
+mod frame;
+mod space;
+
+pub use durable::{create_dir_durable, remove_durable, rename_durable, sync_dir, write_durable};
+pub use frame::{FRAME_HEADER_BYTES, FrameError, decode_frame, encode_frame};
+pub use space::{DirLock, Space, free_space, lock_dir};
