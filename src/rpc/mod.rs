@@ -2,6 +2,10 @@
 //!
 //! CONTRACT (bodies to be written).
 
+mod wire;
+
+pub use wire::proto;
+
 use crate::topology::{ClusterId, NodeId};
 
 /// Which connection to a peer a call travels on: bulk bytes never delay a heartbeat.
