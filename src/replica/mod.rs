@@ -28,8 +28,11 @@ pub enum Error {
     TooFewCopies { made: usize, needed: usize, reason: String },
     #[error(transparent)]
     Blob(#[from] crate::blob::Error),
-    #[error("client body broke off")]
-    BodyBroken,
+    /// The node is stopping: the work was taken down before it ended.
+    #[error("node is stopping")]
+    Stopped,
+    #[error("blob {digest} was being received and turned out not to be it")]
+    DigestMismatch { digest: Digest },
 }
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -43,6 +46,19 @@ pub struct ReceivedExtent {
     pub holders: Vec<NodeId>,
     /// Whether the body ended as it should (false: cut, `length` is the salvaged part, P28).
     pub complete: bool,
+}
+
+/// One PATCH (or whole body) that is to become an extent.
+#[derive(Debug, Clone)]
+pub struct ExtentRequest {
+    /// Fresh for every attempt (P24).
+    pub id: ExtentId,
+    /// The session's hash state before the first byte.
+    pub resume: HashState,
+    /// The session's holders (P25).
+    pub holders: Vec<NodeId>,
+    /// What `Content-Length` promised, if anything: a shorter body counts as broken.
+    pub promised_length: Option<u64>,
 }
 
 /// A client's body, frame by frame; an error or a drop means the connection broke.
@@ -63,18 +79,24 @@ impl Replicas {
     pub fn choose_holders(&self) -> Vec<NodeId> {
         todo!()
     }
-    /// Receives one extent: staged here, streamed to `holders` while it arrives (P15), synced on `write_copies` of them.
+    /// Receives one extent: staged here, streamed to `request.holders` while it arrives (P15), synced on `write_copies` nodes.
     ///
-    /// Dead holders are replaced by live candidates. The work runs in a supervised task that outlives a dropped call (P28):
-    /// when the body breaks off, `on_end` still sees the salvaged extent, so pass everything the append needs into it.
-    pub async fn receive_extent(
-        &self,
-        id: ExtentId,
-        resume: HashState,
-        body: Body,
-        holders: Vec<NodeId>,
-    ) -> Result<ReceivedExtent> {
-        let _ = (id, resume, body, holders);
+    /// The node that receives always stages, so it is a natural holder beside the session's; dead holders are replaced by
+    /// live candidates. The work runs in a supervised task that outlives a dropped call (P28): `then` (it proposes the
+    /// append) runs in that task with the extent, salvaged or whole, and its answer comes back here if somebody still waits.
+    /// `then` is not run when the extent could not be stored. A body without any byte gives an extent of length 0 with the
+    /// request's hash state and no holders, stored nowhere: there is nothing to append.
+    pub async fn receive_extent<T, F>(&self, request: ExtentRequest, body: Body, then: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(ReceivedExtent) -> crate::env::BoxFuture<'static, T> + Send + 'static,
+    {
+        let _ = (request, body, then);
+        todo!()
+    }
+    /// Frees the extents of a session that was committed or cancelled, here and at their holders, in the background.
+    pub fn free_extents(&self, parts: Vec<HeldPart>) {
+        let _ = parts;
         todo!()
     }
     /// Has the holders put the blob together from its extents (each fetches what it lacks), verified and synced (P25).
