@@ -66,6 +66,18 @@ pub enum Error {
     NotOpen,
     #[error("no live holder")]
     Unavailable,
+    /** P19: HEAD 404, GET 503 */
+    #[error("every copy is lost")]
+    Lost,
+    /** more commands in flight than the agreed state remembers: 503 with `Retry-After`, nothing was done */
+    #[error("too many writes at once")]
+    Busy,
+    /** 413 */
+    #[error("manifest is larger than {max} bytes")]
+    ManifestTooLarge { max: usize },
+    /** the session is made of so many small chunks that no more are taken */
+    #[error("chunks are too small, send at least {min} bytes at a time")]
+    ChunkTooSmall { min: u64 },
     #[error("too few copies: {reason}")]
     TooFewCopies { made: usize, needed: usize, reason: String },
     #[error("disk is full")]
