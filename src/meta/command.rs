@@ -227,7 +227,6 @@ pub enum Rejection {
     Busy,
     /// The cluster has not formed yet.
     NotOpen,
-    /// A different request used this id.
     RepositoryUnknown,
     UploadUnknown,
     /// The session stands at `length`.
@@ -237,6 +236,10 @@ pub enum Rejection {
     /// The session was closed with another digest.
     UploadClosed,
     TooManyUploads {
+        max: u32,
+    },
+    /// The session has as many extents as a session may have: it must be finished with one `PUT` or begun anew.
+    TooManyExtents {
         max: u32,
     },
     BlobUnknown {

@@ -5,10 +5,14 @@
 
 pub mod command;
 mod query;
+mod snapshot_codec;
 mod state;
+mod tables;
 
-pub use query::*;
-pub use state::*;
+pub use query::{Content, ManifestRecord, Referrer, TagEvent, TagRecord, Upload};
+pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_record, encode_record};
+pub use state::{FEATURE_LEVEL_MAX, State};
+pub use tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! What may be read from the agreed state (pure). CONTRACT: bodies to be written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::oci::{Algorithm, Digest, HashState, MediaType, RepositoryName, Tag, UploadId};
 use crate::topology::NodeId;
@@ -8,7 +11,7 @@ use crate::topology::NodeId;
 use super::State;
 use super::command::{HeldExtent, LogTime, ManifestReference};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestRecord {
     pub media_type: MediaType,
     pub size: u64,
@@ -18,27 +21,44 @@ pub struct ManifestRecord {
     pub annotations: BTreeMap<String, String>,
     pub at: LogTime,
     pub wall_seconds: u64,
-    pub principal: String,
+    pub principal: Arc<str>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagRecord {
     pub digest: Digest,
     pub index: u64,
     pub at: LogTime,
     pub wall_seconds: u64,
-    pub principal: String,
+    pub principal: Arc<str>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a tag was before: a digest, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagEvent {
+    /// The manifest it pointed at; `None` if it was deleted then.
+    pub digest: Option<Digest>,
+    /// The log index of the change.
+    pub index: u64,
+    /// When.
+    pub at: LogTime,
+    /// When, by the proposer's wall clock, in seconds since 1970.
+    pub wall_seconds: u64,
+    /// Who.
+    pub principal: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     pub repository: RepositoryName,
     pub algorithm: Algorithm,
     pub hash_state: HashState,
     pub length: u64,
+    #[serde(skip)]
     pub extents: Vec<HeldExtent>,
     pub holders: Vec<NodeId>,
-    pub principal: String,
+    pub principal: Arc<str>,
+    pub ttl_ms: u64,
     pub expires: LogTime,
     pub closed: Option<Digest>,
 }
