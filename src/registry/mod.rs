@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::auth::Principal;
-use crate::meta::Consistency;
-use crate::meta::command::Condition;
+pub use crate::meta::{Consistency, Outcome, Referrer};
+pub use crate::meta::command::Condition;
 use crate::oci::{Algorithm, Digest, MediaType, Reference, RepositoryName, Tag, UploadId};
-use crate::replica::Body;
+pub use crate::replica::Body;
 
 #[derive(Debug, Clone)]
 pub struct Config {
