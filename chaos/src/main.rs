@@ -1,1 +1,108 @@
-fn main() {}
+//! Breaks a Rafthold cluster of real processes and checks what it promised.
+//!
+//! `cluster/` starts, kills and unplugs nodes; `workload/` pushes and pulls and keeps the book; `check/` compares the book
+//! with the registry; `scenario/` puts them together.
+
+mod check;
+mod client;
+mod cluster;
+mod scenario;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use scenario::Setup;
+
+#[derive(Debug, Parser)]
+#[command(about = "Breaks a Rafthold cluster of real processes and checks what it promised.")]
+struct Arguments {
+    /// The `rafthold` binary.
+    #[arg(long, default_value = "target/release/rafthold")]
+    rafthold: PathBuf,
+    /// Where the cluster is laid out; kept when the run fails.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Every random choice of the laboratory comes from this number.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Clients that push and pull; as many again read and write tags.
+    #[arg(long, default_value_t = 4)]
+    clients: usize,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Scenario {
+    /// Kills nodes under load, every second time the leader.
+    Kills {
+        #[arg(long, default_value_t = 20)]
+        count: usize,
+    },
+    /// Cuts the power of nodes under load (root).
+    PowerCuts {
+        #[arg(long, default_value_t = 3)]
+        single: usize,
+        #[arg(long, default_value_t = 3)]
+        all: usize,
+    },
+    /// Kills all nodes after a write and reads while they come back.
+    EverythingKilled {
+        #[arg(long, default_value_t = 3)]
+        count: usize,
+    },
+    /// Kills two of three nodes and uses the third.
+    QuorumLost,
+    /// Pulls a large blob through a node whose source dies.
+    DyingHolder {
+        #[arg(long, default_value_t = 1024)]
+        mebibytes: usize,
+    },
+    /// Measures memory: idle, and under concurrent pushes and pulls of large blobs.
+    Memory {
+        #[arg(long, default_value_t = 64)]
+        streams: usize,
+        #[arg(long, default_value_t = 1024)]
+        mebibytes: usize,
+    },
+}
+
+async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
+    let binary = arguments.rafthold.canonicalize().with_context(|| format!("{}", arguments.rafthold.display()))?;
+    let setup = Setup { binary, dir, seed: arguments.seed, clients: arguments.clients };
+    match arguments.scenario {
+        Scenario::Kills { count } => scenario::kills(&setup, count).await,
+        Scenario::PowerCuts { single, all } => scenario::power_cuts(&setup, single, all).await,
+        Scenario::EverythingKilled { count } => scenario::everything_killed(&setup, count).await,
+        Scenario::QuorumLost => scenario::quorum_lost(&setup).await,
+        Scenario::DyingHolder { mebibytes } => scenario::dying_holder(&setup, mebibytes).await,
+        Scenario::Memory { streams, mebibytes } => scenario::memory(&setup, streams, mebibytes).await,
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let own = arguments.dir.is_none();
+    let dir = arguments.dir.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("rafthold-chaos-{}-{:08x}", std::process::id(), rand::random::<u32>()))
+    });
+    match run(&arguments, dir.clone()).await {
+        Ok(()) => {
+            if own && let Err(error) = std::fs::remove_dir_all(&dir) {
+                eprintln!("remove {}: {error}", dir.display());
+            }
+            println!("PASSED {:?} with seed {}", arguments.scenario, arguments.seed);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("FAILED {:?} with seed {}: {error:#}", arguments.scenario, arguments.seed);
+            eprintln!("the cluster's files are in {}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
+}

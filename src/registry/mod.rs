@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::auth::Principal;
-pub use crate::meta::{Consistency, Outcome, Referrer};
 pub use crate::meta::command::Condition;
+pub use crate::meta::{Consistency, Outcome, Referrer};
 use crate::oci::{Algorithm, Digest, MediaType, Reference, RepositoryName, Tag, UploadId};
 pub use crate::replica::Body;
 

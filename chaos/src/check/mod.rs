@@ -1,0 +1,4 @@
+//! One file per thing that is checked; each can fail, and has a test that shows it.
+
+pub(crate) mod acked;
+pub(crate) mod linearizable;

@@ -1,0 +1,6 @@
+//! A cluster of real processes, each with a data directory of its own, that can be killed and cut off from power.
+
+mod disk;
+mod process;
+
+pub(crate) use process::{Cluster, Options};

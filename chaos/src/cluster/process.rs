@@ -1,0 +1,249 @@
+//! Starts, kills and restarts the nodes.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::RngCore;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+use crate::client::Client;
+
+use super::disk::LoopDisk;
+
+/// How to lay out a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The `rafthold` binary.
+    pub(crate) binary: PathBuf,
+    /// Where everything is kept; must be empty or absent.
+    pub(crate) dir: PathBuf,
+    pub(crate) nodes: usize,
+    /// Bytes of a loop-mounted disk per node; `None` keeps data in plain directories.
+    pub(crate) disk_bytes: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Node {
+    config: PathBuf,
+    data_dir: PathBuf,
+    log: PathBuf,
+    api: String,
+    child: Option<Child>,
+    disk: Option<LoopDisk>,
+}
+
+/// A cluster of real processes on loopback. All of them are killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    binary: PathBuf,
+    nodes: Vec<Node>,
+}
+
+/// Reserves distinct free ports by holding them all open at once.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(listeners
+        .iter()
+        .map(|listener| listener.local_addr().map(|address| address.port()))
+        .collect::<Result<_, _>>()?)
+}
+
+fn write_secret(path: &Path) -> Result<()> {
+    let mut secret = [0; 32];
+    rand::rng().fill_bytes(&mut secret);
+    let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
+    std::io::Write::write_all(&mut file, &secret)?;
+    Ok(())
+}
+
+impl Cluster {
+    /// Lays out the nodes' disks and configs, starts them all and waits until each serves.
+    pub(crate) async fn start(options: &Options) -> Result<Self> {
+        fs::create_dir_all(&options.dir)?;
+        fs::set_permissions(&options.dir, fs::Permissions::from_mode(0o700))?;
+        let secret = options.dir.join("secret");
+        write_secret(&secret)?;
+        let ports = free_ports(options.nodes * 2)?;
+        let (api_ports, rpc_ports) = ports.split_at(options.nodes);
+        let seeds: Vec<String> = rpc_ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        let mut nodes = Vec::new();
+        for (at, (api, rpc)) in api_ports.iter().zip(rpc_ports).enumerate() {
+            let name = format!("n{}", at + 1);
+            let home = options.dir.join(&name);
+            fs::create_dir_all(&home)?;
+            let disk = match options.disk_bytes {
+                Some(bytes) => Some(LoopDisk::create(home.join("disk.img"), home.join("disk"), bytes)?),
+                None => None,
+            };
+            let data_dir = disk.as_ref().map_or_else(|| home.clone(), |disk| disk.path().to_owned()).join("data");
+            let config = home.join("node.toml");
+            let text = format!(
+                "[node]\nname = \"{name}\"\nzone = \"z{zone}\"\nregion = \"r1\"\ndata_dir = \"{data}\"\n\n\
+                 [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
+                 [rpc]\nlisten = \"127.0.0.1:{rpc}\"\nadvertise = \"127.0.0.1:{rpc}\"\n\n\
+                 [cluster]\nbootstrap_expect = {expect}\nseeds = [{seeds}]\nsecret_file = \"{secret}\"\n",
+                zone = at + 1,
+                data = data_dir.display(),
+                expect = options.nodes,
+                seeds = seeds.join(", "),
+                secret = secret.display(),
+            );
+            fs::write(&config, text)?;
+            let api = format!("http://127.0.0.1:{api}");
+            nodes.push(Node { config, data_dir, log: home.join("node.log"), api, child: None, disk });
+        }
+        let mut cluster = Self { binary: options.binary.clone(), nodes };
+        for node in 0..options.nodes {
+            cluster.start_node(node)?;
+        }
+        for node in 0..options.nodes {
+            cluster.wait_ready(node, Duration::from_secs(60)).await?;
+        }
+        Ok(cluster)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn apis(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.api.clone()).collect()
+    }
+
+    pub(crate) fn data_dir(&self, node: usize) -> &Path {
+        &self.nodes[node].data_dir
+    }
+
+    fn pid(&self, node: usize) -> Option<u32> {
+        self.nodes[node].child.as_ref().and_then(Child::id)
+    }
+
+    /// Starts a node that is not running.
+    pub(crate) fn start_node(&mut self, node: usize) -> Result<()> {
+        let node = &mut self.nodes[node];
+        ensure!(node.child.is_none(), "node is already running");
+        let log = File::options().create(true).append(true).open(&node.log)?;
+        let child = Command::new(&self.binary)
+            .args(["serve", "--config"])
+            .arg(&node.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {}", self.binary.display()))?;
+        node.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until a node answers `/readyz` with 200.
+    pub(crate) async fn wait_ready(&mut self, node: usize, within: Duration) -> Result<()> {
+        let client = Client::new(vec![self.nodes[node].api.clone()]);
+        let deadline = Instant::now() + within;
+        loop {
+            let entry = &mut self.nodes[node];
+            if let Some(status) = entry.child.as_mut().and_then(|child| child.try_wait().transpose()).transpose()? {
+                bail!("node {} ended with {status}; its log is {}", node + 1, entry.log.display());
+            }
+            if client.get(0, "/readyz").await.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "node {} not ready within {within:?}: {}",
+                node + 1,
+                entry.log.display()
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(&mut self, node: usize) -> Result<()> {
+        if let Some(mut child) = self.nodes[node].child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, node: usize, signal: rustix::process::Signal) -> Result<()> {
+        let pid = self.pid(node).context("node is not running")?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("pid")?;
+        rustix::process::kill_process(pid, signal)?;
+        Ok(())
+    }
+
+    /// Cuts the power of the given nodes at one moment and brings it back; they stay down until started.
+    pub(crate) async fn cut_power(&mut self, nodes: &[usize]) -> Result<()> {
+        for node in nodes {
+            self.signal(*node, rustix::process::Signal::STOP)?;
+        }
+        for node in nodes {
+            self.nodes[*node].disk.as_ref().context("node has no disk of its own")?.cut_power()?;
+        }
+        for node in nodes {
+            self.kill(*node).await?;
+        }
+        for node in nodes {
+            self.nodes[*node].disk.as_ref().context("node has no disk of its own")?.restore_power()?;
+        }
+        Ok(())
+    }
+
+    /// The node that leads, as the living nodes say.
+    pub(crate) async fn leader(&self) -> Option<usize> {
+        for node in (0..self.len()).filter(|node| self.nodes[*node].child.is_some()) {
+            let client = Client::new(vec![self.nodes[node].api.clone()]);
+            let Ok(answer) = client.get(0, "/api/v1/cluster/status").await else { continue };
+            let Ok(status) = serde_json::from_slice::<serde_json::Value>(&answer.body) else { continue };
+            let Some(leader) = status["leader"].as_u64() else { continue };
+            let name = status["nodes"].as_array()?.iter().find(|entry| entry["id"] == leader)?["name"].as_str()?;
+            let at: usize = name.strip_prefix('n')?.parse().ok()?;
+            return Some(at - 1);
+        }
+        None
+    }
+
+    pub(crate) async fn status(&self, node: usize) -> Result<serde_json::Value> {
+        let answer = Client::new(vec![self.nodes[node].api.clone()]).get(0, "/api/v1/cluster/status").await?;
+        Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// Resident memory of a node's process in bytes.
+    pub(crate) fn resident_bytes(&self, node: usize) -> Result<u64> {
+        let pid = self.pid(node).context("node is not running")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+    }
+
+    /// Fails if a node's log holds a panic.
+    pub(crate) fn check_logs(&self) -> Result<()> {
+        for node in &self.nodes {
+            let log = String::from_utf8_lossy(&fs::read(&node.log)?).into_owned();
+            ensure!(!log.contains("panicked at"), "a node panicked: {}", node.log.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(child) = node.child.as_mut() {
+                // Ends it now: a mounted disk can only be released when nobody uses it.
+                let _ = child.start_kill();
+                let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+                if let Some(pid) = pid {
+                    let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+                }
+            }
+        }
+    }
+}
