@@ -3,12 +3,17 @@
 //! CONTRACT for the pure part: `command.rs` (what may be proposed and what comes back) and `state.rs`/`query.rs` (what may
 //! be read). CONTRACT for the handle: [`Meta`] below.
 
+mod apply;
 pub mod command;
 mod query;
+mod rows;
 mod snapshot_codec;
+mod sorted_map;
 mod state;
+mod state_hash;
 mod tables;
 
+pub use apply::COMMAND_LIFE_MS;
 pub use query::{Content, ManifestRecord, Referrer, TagEvent, TagRecord, Upload};
 pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_record, encode_record};
 pub use state::{FEATURE_LEVEL_MAX, State};

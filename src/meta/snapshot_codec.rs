@@ -3,8 +3,12 @@
 //! A record is one version byte, then postcard. How records are framed, checksummed and laid in files is the business of
 //! the snapshot's writer.
 
-use super::State;
-use super::tables::Record;
+use std::sync::Arc;
+
+use super::query::Upload;
+use super::rows::LinkKind;
+use super::state::State;
+use super::tables::{OutcomeRow, Record};
 
 /// The version byte of the records this binary writes.
 pub const RECORD_VERSION: u8 = 1;
@@ -38,6 +42,7 @@ pub enum SnapshotError {
 #[derive(Debug, Default)]
 pub struct StateBuilder {
     state: State,
+    head_seen: bool,
 }
 
 impl StateBuilder {
@@ -53,8 +58,83 @@ impl StateBuilder {
     ///
     /// [`SnapshotError::Inconsistent`] if the record contradicts those before it; the builder is then of no use.
     pub fn push(&mut self, record: Record) -> Result<(), SnapshotError> {
-        let _ = record;
-        todo!()
+        let number = record.number();
+        let fits = self.try_push(record);
+        fits.map_err(|reason| SnapshotError::Inconsistent { number, reason })
+    }
+
+    /// Decodes a record and adds it.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode_record`] and [`StateBuilder::push`].
+    pub fn add(&mut self, record: &[u8]) -> Result<(), SnapshotError> {
+        self.push(decode_record(record)?)
+    }
+
+    fn try_push(&mut self, record: Record) -> Result<(), &'static str> {
+        let state = &mut self.state;
+        match record {
+            Record::Head(head) => {
+                expect(!self.head_seen, "a second one")?;
+                self.head_seen = true;
+                state.head = head;
+            }
+            Record::Node(row) => {
+                expect(self.head_seen && row.id().0 < state.head.next_node, "its id was never given out")?;
+                expect(!state.nodes.contains(&row.id()), "a second one")?;
+                state.put_node(row);
+            }
+            Record::Content(digest, row) => {
+                expect(!state.contents.contains(&digest), "a second one")?;
+                state.put_content(&digest, row);
+            }
+            Record::Repository(name, row) => {
+                expect(!state.repositories.contains(&name), "a second one")?;
+                state.put_repository(&name, row);
+            }
+            Record::Blob(name, digest, link) => {
+                let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
+                expect(!repository.blobs.contains(&digest), "a second one")?;
+                expect(state.recount_link(&digest, link.size, LinkKind::Blob), "no content of that size")?;
+                state.put_counted_blob(&name, &digest, link);
+            }
+            Record::Manifest(name, digest, record) => {
+                let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
+                expect(!repository.manifests.contains(&digest), "a second one")?;
+                expect(state.recount_link(&digest, record.size, LinkKind::Manifest), "no content of that size")?;
+                state.put_counted_manifest(&name, &digest, record);
+            }
+            Record::Tag(name, tag, record) => {
+                let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
+                expect(repository.manifests.contains(&record.digest), "its manifest is missing")?;
+                expect(state.put_tag(&name, &tag, record).is_none(), "a second one")?;
+            }
+            Record::TagEvent(name, tag, event) => {
+                let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
+                let last = repository.history.get(&tag).and_then(|events| events.last());
+                expect(last.is_none_or(|last| last.index <= event.index), "out of order")?;
+                state.push_history(&name, &tag, event);
+            }
+            Record::Upload(id, upload) => {
+                expect(!state.uploads.contains(&id), "a second one")?;
+                let mut upload = Arc::unwrap_or_clone(upload);
+                upload.extents.clear();
+                state.put_upload(id, upload);
+            }
+            Record::Extent(id, extent) => {
+                let upload = state.uploads.get(&id).ok_or("its session is missing")?;
+                expect(upload.closed.is_none(), "its session is closed")?;
+                expect(extent_end(upload) == Some(extent.offset), "not where the last one ends")?;
+                expect(!state.extents.contains(&extent.id), "a second one")?;
+                state.put_extent(id, &extent);
+            }
+            Record::Outcome(id, row) => {
+                expect(!state.outcomes.contains(&id), "a second one")?;
+                state.put_outcome(id, OutcomeRow::clone(&row));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the state, complete with its derived tables.
@@ -62,9 +142,28 @@ impl StateBuilder {
     /// # Errors
     ///
     /// [`SnapshotError::Inconsistent`] if something is missing.
-    pub fn finish(self) -> Result<State, SnapshotError> {
+    pub fn finish(mut self) -> Result<State, SnapshotError> {
+        let check = |fits, number, reason| {
+            if fits { Ok(()) } else { Err(SnapshotError::Inconsistent { number, reason }) }
+        };
+        check(self.head_seen, 0, "missing")?;
+        let linked = self.state.contents.iter().all(|(_, entry)| entry.blobs + entry.manifests > 0);
+        check(linked, 2, "nothing links it")?;
+        let mut uploads = self.state.uploads.iter().map(|(_, upload)| upload);
+        let whole = uploads.all(|upload| upload.closed.is_some() || extent_end(upload) == Some(upload.length));
+        check(whole, 8, "its extents are not its length")?;
+        self.state.rebuild_topology();
         Ok(self.state)
     }
+}
+
+/// Where the listed extents of a session end; `None` if that is no number.
+fn extent_end(upload: &Upload) -> Option<u64> {
+    upload.extents.last().map_or(Some(0), |last| last.offset.checked_add(last.length))
+}
+
+fn expect(fits: bool, reason: &'static str) -> Result<(), &'static str> {
+    if fits { Ok(()) } else { Err(reason) }
 }
 
 /// Encodes a record: the version byte, then postcard.

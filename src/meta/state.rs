@@ -1,64 +1,195 @@
-//! The agreed state (skeleton: bodies are on their way).
+//! The agreed state: its tables, and what the raft side asks of it.
 
 use std::sync::Arc;
 
-use crate::topology::{ClusterId, Topology};
+use crate::oci::{Digest, ExtentId, RepositoryName, Tag, UploadId};
+use crate::topology::{ClusterId, NodeId, Topology};
 
-use super::command::{Proposal, Response};
-use super::tables::Record;
+use super::command::{LogTime, RequestId};
+use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
+use super::snapshot_codec::encode_record;
+use super::sorted_map::{SortedMap, SortedSet};
+use super::state_hash::HashSum;
+use super::tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};
 
 /// The highest feature level that this binary knows; a state above it must not be applied (P8).
 pub const FEATURE_LEVEL_MAX: u32 = 1;
 
 /// The agreed state at one log index; cloning shares structure.
+///
+/// `tables.rs` draws the tables. Rows are put and removed only by the functions of `rows.rs`, which keep derived tables
+/// and hash in step; `apply` decides which.
 #[derive(Debug, Clone, Default)]
-pub struct State {}
+pub struct State {
+    /// The sum over all rows but the head, which changes with every command.
+    pub(super) sum: HashSum,
+    pub(super) head: Head,
+    /// The log index last applied; not agreed state (entries without a command move it), so neither hashed nor kept.
+    pub(super) applied: u64,
+    pub(super) nodes: SortedMap<NodeId, Arc<NodeRow>>,
+    pub(super) contents: SortedMap<Digest, ContentEntry>,
+    pub(super) repositories: SortedMap<RepositoryName, Repository>,
+    pub(super) uploads: SortedMap<UploadId, Arc<Upload>>,
+    pub(super) outcomes: SortedMap<RequestId, Arc<OutcomeRow>>,
+
+    pub(super) content_order: SortedSet<(u64, Digest)>,
+    pub(super) blob_repositories: SortedSet<(Digest, RepositoryName)>,
+    pub(super) uploads_by_expiry: SortedSet<(LogTime, UploadId)>,
+    pub(super) uploads_of: SortedMap<Arc<str>, u32>,
+    pub(super) extents: SortedMap<ExtentId, UploadId>,
+    pub(super) outcomes_by_time: SortedSet<(LogTime, RequestId)>,
+    /// What the remembered answers weigh together, for the cap.
+    pub(super) outcomes_weight: usize,
+    pub(super) topology: Arc<Topology>,
+}
+
+/// A row of `contents` with its derived counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContentEntry {
+    pub(super) row: ContentRow,
+    /// Repositories that link it as a blob.
+    pub(super) blobs: u32,
+    /// Repositories that hold it as a manifest.
+    pub(super) manifests: u32,
+}
+
+/// A repository: its row and its tables.
+#[derive(Debug, Clone)]
+pub(super) struct Repository {
+    pub(super) row: RepositoryRow,
+    pub(super) blobs: SortedMap<Digest, BlobLink>,
+    pub(super) manifests: SortedMap<Digest, Arc<ManifestRecord>>,
+    pub(super) tags: SortedMap<Tag, Arc<TagRecord>>,
+    /// Oldest first; without what the tag is now.
+    pub(super) history: SortedMap<Tag, Arc<Vec<Arc<TagEvent>>>>,
+
+    pub(super) tags_of: SortedSet<(Digest, Tag)>,
+    pub(super) referrers: SortedSet<(Digest, Digest)>,
+    pub(super) named: SortedSet<Named>,
+    pub(super) deleted_tags: SortedSet<(u64, Tag)>,
+}
+
+/// That a manifest of the repository names a digest; ordered by what is named.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Named {
+    pub(super) digest: Digest,
+    /// Named as a manifest, else as a blob.
+    pub(super) as_manifest: bool,
+    pub(super) by: Digest,
+}
+
+impl Repository {
+    pub(super) fn new(row: RepositoryRow) -> Self {
+        Self {
+            row,
+            blobs: SortedMap::default(),
+            manifests: SortedMap::default(),
+            tags: SortedMap::default(),
+            history: SortedMap::default(),
+            tags_of: SortedMap::default(),
+            referrers: SortedMap::default(),
+            named: SortedMap::default(),
+            deleted_tags: SortedMap::default(),
+        }
+    }
+
+    /// Returns the first manifest that names `digest`.
+    pub(super) fn named_by(&self, digest: &Digest, as_manifest: bool) -> Option<&Digest> {
+        let before = |named: &Named| (&named.digest, named.as_manifest) < (digest, as_manifest);
+        let (first, ()) = self.named.iter_after(before).next()?;
+        (first.digest == *digest && first.as_manifest == as_manifest).then_some(&first.by)
+    }
+}
 
 impl State {
-    /// Applies the command that lies at `index` of the log and returns its answer.
-    pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Response {
-        let _ = (index, proposal);
-        todo!()
-    }
-
     /// Notes that a membership entry was applied at `index` (P18).
     pub fn set_membership(&mut self, index: u64) {
-        let _ = index;
-        todo!()
+        self.head.membership_index = index;
+        self.applied = self.applied.max(index);
     }
 
-    /// Returns the hash over all primary rows: equal states have equal hashes (P8). The empty state has a hash, too.
+    /// Notes that an entry without a command was applied at `index`, or that a loaded snapshot stands there.
+    pub fn set_applied(&mut self, index: u64) {
+        self.applied = self.applied.max(index);
+    }
+
+    /// Returns the log index that was last applied.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Returns the log index of the membership in force (P18).
+    #[must_use]
+    pub fn membership_index(&self) -> u64 {
+        self.head.membership_index
+    }
+
+    /// Returns the hash over all primary rows: equal states have equal hashes (P8).
     #[must_use]
     pub fn hash(&self) -> u128 {
-        todo!()
+        let mut sum = self.sum;
+        sum.add(&Record::Head(self.head.clone()));
+        sum.value()
     }
 
     /// Computes the hash from the rows as they are now, for `fsck` and tests.
     #[must_use]
     pub fn recompute_hash(&self) -> u128 {
-        todo!()
+        let mut sum = HashSum::default();
+        self.records().for_each(|record| sum.add(&record));
+        sum.value()
     }
 
     /// Returns the nodes as placement sees them.
     #[must_use]
     pub fn topology(&self) -> Arc<Topology> {
-        todo!()
+        Arc::clone(&self.topology)
     }
 
     /// Returns the cluster, once formed.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
-        todo!()
+        self.head.cluster
     }
 
     /// Returns the agreed feature level; above [`FEATURE_LEVEL_MAX`] the node must stop.
     #[must_use]
     pub fn feature_level(&self) -> u32 {
-        todo!()
+        self.head.feature_level
+    }
+
+    /// Goes through every primary row as `StateBuilder::add` takes it.
+    pub fn encoded_records(&self) -> impl Iterator<Item = Vec<u8>> + Send + '_ {
+        self.records().map(|record| encode_record(&record))
     }
 
     /// Goes through every primary row, in the order in which a builder takes them.
-    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        std::iter::empty()
+    pub fn records(&self) -> impl Iterator<Item = Record> + Send + '_ {
+        std::iter::once(Record::Head(self.head.clone()))
+            .chain(self.nodes.iter().map(|(_, row)| Record::Node(NodeRow::clone(row))))
+            .chain(self.contents.iter().map(|(digest, entry)| Record::Content(digest.clone(), entry.row.clone())))
+            .chain(self.repositories.iter().flat_map(|(name, repository)| repository.records(name)))
+            .chain(self.uploads.iter().flat_map(|(id, upload)| {
+                let extents = upload.extents.iter().map(|extent| Record::Extent(*id, extent.clone()));
+                std::iter::once(Record::Upload(*id, Arc::clone(upload))).chain(extents)
+            }))
+            .chain(self.outcomes.iter().map(|(id, row)| Record::Outcome(*id, Arc::clone(row))))
+    }
+}
+
+impl Repository {
+    fn records<'a>(&'a self, name: &'a RepositoryName) -> impl Iterator<Item = Record> + Send + 'a {
+        std::iter::once(Record::Repository(name.clone(), self.row.clone()))
+            .chain(self.blobs.iter().map(|(digest, link)| Record::Blob(name.clone(), digest.clone(), *link)))
+            .chain(
+                self.manifests
+                    .iter()
+                    .map(|(digest, record)| Record::Manifest(name.clone(), digest.clone(), Arc::clone(record))),
+            )
+            .chain(self.tags.iter().map(|(tag, record)| Record::Tag(name.clone(), tag.clone(), Arc::clone(record))))
+            .chain(self.history.iter().flat_map(|(tag, events)| {
+                events.iter().map(|event| Record::TagEvent(name.clone(), tag.clone(), Arc::clone(event)))
+            }))
     }
 }

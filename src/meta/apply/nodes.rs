@@ -1,0 +1,117 @@
+//! The cluster and its nodes (P8, P10, P11, P13).
+
+use super::{Answer, ClusterId, Context, NodeId, NodeRecord, NodeRow, NodeState, Rejection, Response, State};
+
+impl State {
+    pub(super) fn form_cluster(&mut self, cluster: ClusterId, nodes_expected: u32) -> Answer {
+        match self.head.cluster {
+            Some(formed) if formed != cluster => Err(Rejection::ClusterMismatch),
+            Some(_) => Ok(Response::Done),
+            None => {
+                self.head.cluster = Some(cluster);
+                self.head.nodes_expected = nodes_expected;
+                Ok(Response::Done)
+            }
+        }
+    }
+
+    pub(super) fn open_registry(&mut self) -> Answer {
+        if self.head.cluster.is_none() {
+            return Err(Rejection::NotOpen);
+        }
+        self.head.open = true;
+        Ok(Response::Done)
+    }
+
+    /// Gives the next id to a key that has none; `record.id` is not read.
+    pub(super) fn add_node(&mut self, context: Context, mut record: NodeRecord, key_fingerprint: &[u8; 32]) -> Answer {
+        if self.head.cluster.is_none() {
+            return Err(Rejection::NotOpen);
+        }
+        if let Some(row) = self.nodes().find(|row| row.key_fingerprint == *key_fingerprint) {
+            return Ok(Response::NodeAdded { node: row.id() });
+        }
+        if self.name_is_in_use(&record.name, None) {
+            return Err(Rejection::NameTaken);
+        }
+        let node = NodeId(self.head.next_node);
+        self.head.next_node += 1;
+        record.id = node;
+        // Until it says otherwise: a binary below the agreed level refuses to start.
+        let feature_level = self.head.feature_level;
+        self.put_node(NodeRow { record, key_fingerprint: *key_fingerprint, feature_level });
+        self.topology_changed(context);
+        Ok(Response::NodeAdded { node })
+    }
+
+    /// Whether a node that is *in*, other than `except`, has the name.
+    ///
+    /// A node that is out or decommissioned keeps its row but not its name: the machine that lost its disk comes back
+    /// under its old name with a new id, and nobody has to remove the old one first.
+    fn name_is_in_use(&self, name: &str, except: Option<NodeId>) -> bool {
+        self.nodes().any(|row| row.record.name == name && row.record.state == NodeState::In && Some(row.id()) != except)
+    }
+
+    pub(super) fn update_node(
+        &mut self,
+        context: Context,
+        node: NodeId,
+        feature_level: u32,
+        change: impl FnOnce(&mut NodeRecord),
+    ) -> Answer {
+        let old = self.node(node).ok_or(Rejection::NodeUnknown)?;
+        if feature_level < self.head.feature_level {
+            return Err(Rejection::FeatureLevel { agreed: self.head.feature_level });
+        }
+        let mut row = NodeRow { feature_level, ..old.clone() };
+        change(&mut row.record);
+        self.replace_node(context, row);
+        Ok(Response::Done)
+    }
+
+    pub(super) fn set_node_state(&mut self, context: Context, node: NodeId, state: NodeState) -> Answer {
+        let old = self.node(node).ok_or(Rejection::NodeUnknown)?;
+        // A node that is being emptied for good and goes away is still being emptied; marking it out would forget that.
+        if old.record.state == NodeState::Decommissioned && state == NodeState::Out {
+            return Ok(Response::Done);
+        }
+        if state == NodeState::In && self.name_is_in_use(&old.record.name, Some(node)) {
+            return Err(Rejection::NameTaken);
+        }
+        let mut row = old.clone();
+        row.record.state = state;
+        self.replace_node(context, row);
+        Ok(Response::Done)
+    }
+
+    fn replace_node(&mut self, context: Context, row: NodeRow) {
+        let Some(old) = self.node(row.id()).filter(|old| **old != row) else { return };
+        let moved = old.record != row.record;
+        self.put_node(row);
+        if moved {
+            self.topology_changed(context);
+        }
+    }
+
+    pub(super) fn drop_node(&mut self, context: Context, node: NodeId) -> Answer {
+        self.node(node).ok_or(Rejection::NodeUnknown)?;
+        self.remove_node(node);
+        self.topology_changed(context);
+        Ok(Response::Done)
+    }
+
+    fn topology_changed(&mut self, context: Context) {
+        self.head.topology_index = context.index;
+        self.rebuild_topology();
+    }
+
+    /// Raises the agreed level for good, if every node knows the new one (P8).
+    pub(super) fn raise_feature_level(&mut self, level: u32) -> Answer {
+        let agreed = self.head.feature_level;
+        if level > agreed && self.nodes().any(|row| row.feature_level < level) {
+            return Err(Rejection::FeatureLevel { agreed });
+        }
+        self.head.feature_level = agreed.max(level);
+        Ok(Response::Done)
+    }
+}

@@ -1,0 +1,385 @@
+//! Putting and removing rows: the only code that changes a table, so that derived tables and the hash stay in step.
+//!
+//! Nothing here decides anything: `apply` has checked before, and a snapshot's builder checks what it pushes.
+
+use std::sync::Arc;
+
+use crate::oci::{Digest, RepositoryName, Tag, UploadId};
+use crate::topology::{NodeId, Topology};
+
+use super::command::{HeldExtent, LogTime, ReferenceKind, Rejection, RequestId, Response};
+use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
+use super::state::{ContentEntry, Named, Repository, State};
+use super::tables::{BlobLink, ContentRow, NodeRow, OutcomeRow, Record, RepositoryRow};
+
+/// How many past states of a tag are kept.
+pub(super) const HISTORY_MAX: usize = 100;
+/// How many deleted tags of a repository keep their history.
+pub(super) const DELETED_TAGS_MAX: usize = 1000;
+
+/// What some repository links a digest as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkKind {
+    Blob,
+    Manifest,
+}
+
+/// Nodes.
+impl State {
+    pub(super) fn put_node(&mut self, row: NodeRow) {
+        self.sum.add(&Record::Node(row.clone()));
+        if let Some(old) = self.nodes.insert(row.id(), Arc::new(row)) {
+            self.sum.subtract(&Record::Node(Arc::unwrap_or_clone(old)));
+        }
+    }
+
+    pub(super) fn remove_node(&mut self, id: NodeId) {
+        if let Some(old) = self.nodes.remove(&id) {
+            self.sum.subtract(&Record::Node(Arc::unwrap_or_clone(old)));
+        }
+    }
+
+    /// Derives the topology from the nodes.
+    pub(super) fn rebuild_topology(&mut self) {
+        let nodes = self.nodes.iter().map(|(id, row)| (*id, row.record.clone())).collect();
+        self.topology = Arc::new(Topology { index: self.head.topology_index, nodes });
+    }
+}
+
+/// Content.
+impl State {
+    /// Puts the row of content that nothing links yet.
+    pub(super) fn put_content(&mut self, digest: &Digest, row: ContentRow) {
+        self.sum.add(&Record::Content(digest.clone(), row.clone()));
+        self.content_order.insert((row.index, digest.clone()), ());
+        self.contents.insert(digest.clone(), ContentEntry { row, blobs: 0, manifests: 0 });
+    }
+
+    fn remove_content(&mut self, digest: &Digest) {
+        if let Some(entry) = self.contents.remove(digest) {
+            self.content_order.remove(&(entry.row.index, digest.clone()));
+            self.sum.subtract(&Record::Content(digest.clone(), entry.row));
+        }
+    }
+
+    /// Counts a new link at log index `index`.
+    ///
+    /// What becomes a manifest body counts as new: from then on every node wants it, so catch-up must see it again.
+    fn count_link(&mut self, digest: &Digest, size: u64, kind: LinkKind, index: u64) {
+        let (blobs, manifests) = match self.contents.get(digest) {
+            Some(entry) if kind == LinkKind::Blob || entry.manifests > 0 => (entry.blobs, entry.manifests),
+            Some(entry) => {
+                let counts = (entry.blobs, entry.manifests);
+                self.remove_content(digest);
+                self.put_content(digest, ContentRow { size, index });
+                counts
+            }
+            None => {
+                self.put_content(digest, ContentRow { size, index });
+                (0, 0)
+            }
+        };
+        if let Some(entry) = self.contents.get_mut(digest) {
+            entry.blobs = blobs + u32::from(kind == LinkKind::Blob);
+            entry.manifests = manifests + u32::from(kind == LinkKind::Manifest);
+        }
+    }
+
+    fn uncount_link(&mut self, digest: &Digest, kind: LinkKind) {
+        let Some(entry) = self.contents.get_mut(digest) else { return };
+        match kind {
+            LinkKind::Blob => entry.blobs -= 1,
+            LinkKind::Manifest => entry.manifests -= 1,
+        }
+        if entry.blobs + entry.manifests == 0 {
+            self.remove_content(digest);
+        }
+    }
+
+    /// Counts a link of a snapshot, whose content row came before; says whether it did, with that size.
+    pub(super) fn recount_link(&mut self, digest: &Digest, size: u64, kind: LinkKind) -> bool {
+        let Some(entry) = self.contents.get_mut(digest).filter(|entry| entry.row.size == size) else { return false };
+        match kind {
+            LinkKind::Blob => entry.blobs += 1,
+            LinkKind::Manifest => entry.manifests += 1,
+        }
+        true
+    }
+}
+
+/// Repositories, blob links, manifests.
+impl State {
+    pub(super) fn put_repository(&mut self, name: &RepositoryName, row: RepositoryRow) {
+        self.sum.add(&Record::Repository(name.clone(), row.clone()));
+        match self.repositories.get_mut(name) {
+            Some(repository) => {
+                let old = std::mem::replace(&mut repository.row, row);
+                self.sum.subtract(&Record::Repository(name.clone(), old));
+            }
+            None => drop(self.repositories.insert(name.clone(), Repository::new(row))),
+        }
+    }
+
+    /// Removes a repository in which nothing is left but history.
+    pub(super) fn drop_if_empty(&mut self, name: &RepositoryName) {
+        let empty = |repository: &&Repository| {
+            repository.blobs.is_empty() && repository.manifests.is_empty() && repository.tags.is_empty()
+        };
+        if self.repositories.get(name).filter(empty).is_none() {
+            return;
+        }
+        let Some(repository) = self.repositories.remove(name) else { return };
+        for (tag, events) in repository.history.iter() {
+            for event in events.iter() {
+                self.sum.subtract(&Record::TagEvent(name.clone(), tag.clone(), Arc::clone(event)));
+            }
+        }
+        self.sum.subtract(&Record::Repository(name.clone(), repository.row));
+    }
+
+    /// Puts or replaces a blob link of an existing repository; a new one counts from log index `index`.
+    pub(super) fn put_blob(&mut self, name: &RepositoryName, digest: &Digest, link: BlobLink, index: u64) {
+        if !self.has_blob(name, digest) {
+            self.count_link(digest, link.size, LinkKind::Blob, index);
+        }
+        self.put_counted_blob(name, digest, link);
+    }
+
+    fn has_blob(&self, name: &RepositoryName, digest: &Digest) -> bool {
+        self.repositories.get(name).is_some_and(|repository| repository.blobs.contains(digest))
+    }
+
+    /// Puts a blob link that `contents` counts already.
+    pub(super) fn put_counted_blob(&mut self, name: &RepositoryName, digest: &Digest, link: BlobLink) {
+        let Some(repository) = self.repositories.get_mut(name) else { return };
+        self.sum.add(&Record::Blob(name.clone(), digest.clone(), link));
+        if let Some(old) = repository.blobs.insert(digest.clone(), link) {
+            self.sum.subtract(&Record::Blob(name.clone(), digest.clone(), old));
+        }
+        self.blob_repositories.insert((digest.clone(), name.clone()), ());
+    }
+
+    pub(super) fn remove_blob(&mut self, name: &RepositoryName, digest: &Digest) {
+        let Some(link) = self.repositories.get_mut(name).and_then(|repository| repository.blobs.remove(digest)) else {
+            return;
+        };
+        self.sum.subtract(&Record::Blob(name.clone(), digest.clone(), link));
+        self.blob_repositories.remove(&(digest.clone(), name.clone()));
+        self.uncount_link(digest, LinkKind::Blob);
+    }
+
+    /// Puts a manifest that the existing repository does not have; it counts from log index `index`.
+    pub(super) fn put_manifest_row(
+        &mut self,
+        name: &RepositoryName,
+        digest: &Digest,
+        record: Arc<ManifestRecord>,
+        index: u64,
+    ) {
+        self.count_link(digest, record.size, LinkKind::Manifest, index);
+        self.put_counted_manifest(name, digest, record);
+    }
+
+    /// Puts a manifest that `contents` counts already.
+    pub(super) fn put_counted_manifest(&mut self, name: &RepositoryName, digest: &Digest, record: Arc<ManifestRecord>) {
+        let Some(repository) = self.repositories.get_mut(name) else { return };
+        self.sum.add(&Record::Manifest(name.clone(), digest.clone(), Arc::clone(&record)));
+        for named in names(digest, &record) {
+            repository.named.insert(named, ());
+        }
+        if let Some(subject) = &record.subject {
+            repository.referrers.insert((subject.clone(), digest.clone()), ());
+        }
+        repository.manifests.insert(digest.clone(), record);
+    }
+
+    /// Removes a manifest; its tags are the caller's business.
+    pub(super) fn remove_manifest_row(&mut self, name: &RepositoryName, digest: &Digest) {
+        let Some(repository) = self.repositories.get_mut(name) else { return };
+        let Some(record) = repository.manifests.remove(digest) else { return };
+        for named in names(digest, &record) {
+            repository.named.remove(&named);
+        }
+        if let Some(subject) = &record.subject {
+            repository.referrers.remove(&(subject.clone(), digest.clone()));
+        }
+        self.sum.subtract(&Record::Manifest(name.clone(), digest.clone(), record));
+        self.uncount_link(digest, LinkKind::Manifest);
+    }
+}
+
+/// What a manifest names, as rows of `named`.
+pub(super) fn names<'a>(by: &'a Digest, record: &'a ManifestRecord) -> impl Iterator<Item = Named> + 'a {
+    record.references.iter().map(|reference| Named {
+        digest: reference.digest.clone(),
+        as_manifest: reference.kind == ReferenceKind::Manifest,
+        by: by.clone(),
+    })
+}
+
+/// Tags.
+impl State {
+    /// Puts a tag of an existing repository and returns what it was.
+    pub(super) fn put_tag(
+        &mut self,
+        name: &RepositoryName,
+        tag: &Tag,
+        record: Arc<TagRecord>,
+    ) -> Option<Arc<TagRecord>> {
+        let repository = self.repositories.get_mut(name)?;
+        self.sum.add(&Record::Tag(name.clone(), tag.clone(), Arc::clone(&record)));
+        repository.tags_of.insert((record.digest.clone(), tag.clone()), ());
+        let digest = record.digest.clone();
+        let old = repository.tags.insert(tag.clone(), record);
+        if let Some(old) = &old {
+            if old.digest != digest {
+                repository.tags_of.remove(&(old.digest.clone(), tag.clone()));
+            }
+            self.sum.subtract(&Record::Tag(name.clone(), tag.clone(), Arc::clone(old)));
+        } else if let Some(last) = repository.history.get(tag).and_then(|events| events.last()) {
+            repository.deleted_tags.remove(&(last.index, tag.clone()));
+        }
+        old
+    }
+
+    /// Removes a tag and returns what it was.
+    pub(super) fn remove_tag(&mut self, name: &RepositoryName, tag: &Tag) -> Option<Arc<TagRecord>> {
+        let repository = self.repositories.get_mut(name)?;
+        let old = repository.tags.remove(tag)?;
+        repository.tags_of.remove(&(old.digest.clone(), tag.clone()));
+        self.sum.subtract(&Record::Tag(name.clone(), tag.clone(), Arc::clone(&old)));
+        Some(old)
+    }
+
+    /// Adds to the history of a tag, dropping the oldest of too many.
+    ///
+    /// A deletion (no digest) must come after the tag was removed; then the history of the tag that was deleted longest
+    /// ago may go, so that tags that come and go cannot grow the state without end.
+    pub(super) fn push_history(&mut self, name: &RepositoryName, tag: &Tag, event: Arc<TagEvent>) {
+        let Some(repository) = self.repositories.get_mut(name) else { return };
+        self.sum.add(&Record::TagEvent(name.clone(), tag.clone(), Arc::clone(&event)));
+        if !repository.history.contains(tag) {
+            repository.history.insert(tag.clone(), Arc::default());
+        }
+        let Some(events) = repository.history.get_mut(tag).map(Arc::make_mut) else { return };
+        if let Some(last) = events.last() {
+            repository.deleted_tags.remove(&(last.index, tag.clone()));
+        }
+        if event.digest.is_none() && !repository.tags.contains(tag) {
+            repository.deleted_tags.insert((event.index, tag.clone()), ());
+        }
+        events.push(event);
+        if events.len() > HISTORY_MAX {
+            self.sum.subtract(&Record::TagEvent(name.clone(), tag.clone(), events.remove(0)));
+        }
+        if repository.deleted_tags.len() <= DELETED_TAGS_MAX {
+            return;
+        }
+        let Some((index, oldest)) = repository.deleted_tags.first().cloned() else { return };
+        let events = repository.history.remove(&oldest).unwrap_or_default();
+        for event in events.iter() {
+            self.sum.subtract(&Record::TagEvent(name.clone(), oldest.clone(), Arc::clone(event)));
+        }
+        repository.deleted_tags.remove(&(index, oldest));
+    }
+}
+
+/// Upload sessions.
+impl State {
+    /// Puts a session that is not there yet; its extents are added one by one.
+    pub(super) fn put_upload(&mut self, id: UploadId, upload: Upload) {
+        let upload = Arc::new(upload);
+        self.count_upload(id, &upload);
+        self.uploads.insert(id, upload);
+    }
+
+    fn count_upload(&mut self, id: UploadId, upload: &Arc<Upload>) {
+        self.sum.add(&Record::Upload(id, Arc::clone(upload)));
+        self.uploads_by_expiry.insert((upload.expires, id), ());
+        if upload.closed.is_none() {
+            let open = self.uploads_of.get(&upload.principal).copied().unwrap_or(0);
+            self.uploads_of.insert(Arc::clone(&upload.principal), open + 1);
+        }
+    }
+
+    fn uncount_upload(&mut self, id: UploadId, upload: &Arc<Upload>) {
+        self.sum.subtract(&Record::Upload(id, Arc::clone(upload)));
+        self.uploads_by_expiry.remove(&(upload.expires, id));
+        if upload.closed.is_none() {
+            match self.uploads_of.get(&upload.principal).copied() {
+                Some(open) if open > 1 => drop(self.uploads_of.insert(Arc::clone(&upload.principal), open - 1)),
+                _ => drop(self.uploads_of.remove(&upload.principal)),
+            }
+        }
+    }
+
+    /// Changes a session in anything but its extents.
+    pub(super) fn change_upload(&mut self, id: UploadId, change: impl FnOnce(&mut Upload)) {
+        // Taken out while it changes, so that an unshared session changes in place.
+        let Some(mut upload) = self.uploads.remove(&id) else { return };
+        self.uncount_upload(id, &upload);
+        change(Arc::make_mut(&mut upload));
+        self.count_upload(id, &upload);
+        self.uploads.insert(id, upload);
+    }
+
+    /// Adds an extent to the list of a session; its length is changed apart.
+    pub(super) fn put_extent(&mut self, id: UploadId, extent: &HeldExtent) {
+        let Some(upload) = self.uploads.get_mut(&id) else { return };
+        self.sum.add(&Record::Extent(id, extent.clone()));
+        self.extents.insert(extent.id, id);
+        Arc::make_mut(upload).extents.push(extent.clone());
+    }
+
+    /// Empties the list of a session's extents: from now on their files may go (P24).
+    pub(super) fn clear_extents(&mut self, id: UploadId) {
+        let Some(upload) = self.uploads.get_mut(&id) else { return };
+        if upload.extents.is_empty() {
+            return;
+        }
+        for extent in std::mem::take(&mut Arc::make_mut(upload).extents) {
+            self.extents.remove(&extent.id);
+            self.sum.subtract(&Record::Extent(id, extent));
+        }
+    }
+
+    /// Removes a session with its extents.
+    pub(super) fn remove_upload(&mut self, id: UploadId) {
+        self.clear_extents(id);
+        if let Some(upload) = self.uploads.remove(&id) {
+            self.uncount_upload(id, &upload);
+        }
+    }
+}
+
+/// Remembered answers.
+impl State {
+    pub(super) fn put_outcome(&mut self, id: RequestId, row: OutcomeRow) {
+        let row = Arc::new(row);
+        self.sum.add(&Record::Outcome(id, Arc::clone(&row)));
+        self.outcomes_by_time.insert((row.keep_until, id), ());
+        self.outcomes_weight += weight(&row.response);
+        self.outcomes.insert(id, row);
+    }
+
+    /// Forgets the answers that are kept until before `now`.
+    pub(super) fn forget_outcomes(&mut self, now: LogTime) {
+        while let Some((keep_until, id)) = self.outcomes_by_time.first().copied()
+            && keep_until < now
+        {
+            self.outcomes_by_time.remove(&(keep_until, id));
+            if let Some(row) = self.outcomes.remove(&id) {
+                self.outcomes_weight -= weight(&row.response);
+                self.sum.subtract(&Record::Outcome(id, row));
+            }
+        }
+    }
+}
+
+/// What an answer counts against the cap: one, and more if it lists digests.
+fn weight(response: &Response) -> usize {
+    match response {
+        Response::Rejected(Rejection::BlobUnknown { digests }) => 1 + digests.len() / 4,
+        _ => 1,
+    }
+}
