@@ -33,5 +33,6 @@ pub mod api;
 pub mod ops;
 
 // 6: composition
+pub mod cli;
 pub mod config;
 pub mod node;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `rafthold` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rafthold::cli::run()
+}

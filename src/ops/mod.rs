@@ -1,1 +1,3 @@
-//! (skeleton)
+//! Shows health, status and metrics and carries out operators' commands.
+
+pub mod client;

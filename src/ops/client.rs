@@ -1,0 +1,238 @@
+//! Asks a node's administration interface over HTTP, for the command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Where Debian, Alpine and Fedora keep the certificates that the machine trusts.
+const SYSTEM_CERTIFICATES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+
+/// Says why a node could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a URL like `http://127.0.0.1:5000`.
+    #[error("`{url}` is not a URL like http://127.0.0.1:5000")]
+    Url {
+        /// The text.
+        url: String,
+    },
+    /// The trusted certificates cannot be read.
+    #[error("read certificates {path}", path = path.display())]
+    Certificates {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// The TLS settings make no sense.
+    #[error("tls")]
+    Tls {
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// The node cannot be reached.
+    #[error("connect to {address}")]
+    Connect {
+        /// `host:port`.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The connection broke.
+    #[error("http")]
+    Http {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The node took too long.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+    /// The node said no.
+    #[error("{status}: {}", body.trim_end())]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What it said.
+        body: String,
+    },
+    /// The answer is not what was asked for.
+    #[error("answer is not the expected JSON")]
+    Answer {
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// This machine could not do its part.
+    #[error("runtime")]
+    Io(#[source] std::io::Error),
+}
+
+/// A node's administration interface, as its clients see it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    host: String,
+    address: String,
+    login: Option<HeaderValue>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Client {
+    /// Prepares to ask the node at `url`, trusting the certificates in `ca` (else the system's) where it is https.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Url`], [`Error::Certificates`] and [`Error::Tls`].
+    pub fn new(url: &str, ca: Option<&Path>) -> Result<Self, Error> {
+        let bad = || Error::Url { url: url.to_owned() };
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let authority = uri.authority().ok_or_else(bad)?;
+        let (tls, port) = match uri.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(Arc::new(trust(ca)?)), 443),
+            _ => return Err(bad()),
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
+        let login = authority.as_str().rsplit_once('@').map(|(login, _)| basic(login));
+        Ok(Self { host, address, login, tls })
+    }
+
+    /// Takes user and password from `RAFTHOLD_USER` and `RAFTHOLD_PASSWORD` if the URL names none.
+    #[must_use]
+    pub fn with_login_from(mut self, variable: impl Fn(&str) -> Option<String>) -> Self {
+        if let (None, Some(user), Some(password)) =
+            (&self.login, variable("RAFTHOLD_USER"), variable("RAFTHOLD_PASSWORD"))
+        {
+            self.login = Some(basic(&format!("{user}:{password}")));
+        }
+        self
+    }
+
+    /// Gets a document.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`], [`Error::Http`], [`Error::Timeout`]; [`Error::Refused`] for every status but 200.
+    pub async fn get(&self, path: &str) -> Result<Bytes, Error> {
+        tokio::time::timeout(TIMEOUT, self.get_at_leisure(path)).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn get_at_leisure(&self, path: &str) -> Result<Bytes, Error> {
+        let connect = |source| Error::Connect { address: self.address.clone(), source };
+        let stream = TcpStream::connect(&self.address).await.map_err(connect)?;
+        let Some(tls) = &self.tls else {
+            return self.ask(stream, path).await;
+        };
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| Error::Url { url: self.host.clone() })?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(connect)?;
+        self.ask(stream, path).await
+    }
+
+    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<Bytes, Error> {
+        let http = |source: hyper::Error| Error::Http { source: source.into() };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        let mut request = Request::get(path).header(header::HOST, &self.address);
+        if let Some(login) = &self.login {
+            request = request.header(header::AUTHORIZATION, login);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|source| Error::Http { source: source.into() })?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(http)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(|source| Error::Http { source })?.to_bytes()))
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        let (status, body) = tokio::select! {
+            done = &mut exchange => done?,
+            broken = connection => match broken {
+                // the far end closed after its answer, which is then complete
+                Ok(()) => exchange.await?,
+                Err(source) => return Err(http(source)),
+            },
+        };
+        if status != StatusCode::OK {
+            return Err(Error::Refused { status, body: String::from_utf8_lossy(&body).into_owned() });
+        }
+        Ok(body)
+    }
+}
+
+fn trust(ca: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    let system = SYSTEM_CERTIFICATES.iter().map(Path::new).find(|path| path.exists());
+    if let Some(path) = ca.or(system) {
+        let read = |source| Error::Certificates { path: path.to_owned(), source };
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(read)?.collect();
+        roots.add_parsable_certificates(certificates.map_err(read)?);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|source| Error::Tls { source })?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// `Basic` credentials for `user:password`.
+fn basic(login: &str) -> HeaderValue {
+    let mut value = HeaderValue::from_str(&format!("Basic {}", base64(login.as_bytes()))).expect("base64 is ASCII");
+    value.set_sensitive(true);
+    value
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = ALPHABET[(group >> (18 - 6 * place)) as usize & 63];
+            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_as_rfc_4648_has_it() {
+        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn a_url_gives_address_and_login() {
+        let client = Client::new("http://ann:secret@[::1]:5000", None).unwrap();
+        assert_eq!((client.host.as_str(), client.address.as_str()), ("::1", "[::1]:5000"));
+        assert_eq!(client.login.unwrap(), "Basic YW5uOnNlY3JldA==");
+        assert_eq!(Client::new("http://a", None).unwrap().address, "a:80");
+        for url in ["", "127.0.0.1:5000", "ftp://a", "http://"] {
+            assert!(matches!(Client::new(url, None), Err(Error::Url { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_environment_gives_a_login_where_the_url_has_none() {
+        let login = |url: &str| {
+            Client::new(url, None).unwrap().with_login_from(|name| Some(name.to_lowercase())).login.unwrap()
+        };
+        assert_eq!(login("http://a"), basic("rafthold_user:rafthold_password"));
+        assert_eq!(login("http://b:c@a"), basic("b:c"));
+    }
+}
