@@ -13,7 +13,7 @@ mod tls;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,14 +70,15 @@ impl Door {
     ///
     /// None: a failed accept is logged and tried again, since it is the client's end or a passing lack of descriptors.
     pub(super) async fn serve(self) -> Result<(), Infallible> {
-        let Self { listener, tls, limits, front, mut opening } = self;
+        let Self { listener, tls, limits, front, opening } = self;
+        let mut draining = opening.clone();
         let room = Room::new(&limits);
         let http = http(&limits);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
-                _ = opening.wait_for(|opening| *opening == Opening::Draining) => break,
+                _ = draining.wait_for(|opening| *opening == Opening::Draining) => break,
                 Some(ended) = connections.join_next() => note_end(&front, ended),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, far)) => match room.enter(far.ip()) {
