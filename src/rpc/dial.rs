@@ -92,6 +92,7 @@ impl Dialer {
 }
 
 /// Prints an error with everything beneath it, for logs and for people.
+#[must_use]
 pub fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -102,6 +103,21 @@ pub fn describe(error: &dyn std::error::Error) -> String {
             text.push_str(&lower_text);
         }
         source = lower.source();
+    }
+    text
+}
+
+/// Prints a failed call with the errors beneath it, for logs and for people.
+#[must_use]
+pub fn describe_status(status: &tonic::Status) -> String {
+    use std::error::Error as _;
+    let mut text = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
+    if let Some(source) = status.source() {
+        let lower = describe(source);
+        if lower != text {
+            text.push_str(": ");
+            text.push_str(&lower);
+        }
     }
     text
 }

@@ -25,7 +25,7 @@ mod tests;
 mod tls;
 mod wire;
 
-pub use dial::describe;
+pub use dial::{describe, describe_status};
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use lane::{Lane, Runtimes};
@@ -35,7 +35,7 @@ pub use peers::{Peers, PeersParts, within};
 pub use server::{Admission, Limits, Server, ServerHandle, ServerParts};
 pub use status::Retry;
 pub use tls::Credentials;
-pub use wire::proto;
+pub use wire::{BadDigest, proto};
 
 use crate::topology::{ClusterId, NodeId};
 
