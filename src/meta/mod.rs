@@ -4,6 +4,7 @@
 //! be read). CONTRACT for the handle: [`Meta`] below.
 
 mod apply;
+mod check;
 pub mod command;
 mod query;
 mod rows;
@@ -14,6 +15,7 @@ mod state_hash;
 mod tables;
 
 pub use apply::COMMAND_LIFE_MS;
+pub use check::Problem;
 pub use query::{Content, ManifestRecord, Referrer, TagEvent, TagRecord, Upload};
 pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_record, encode_record};
 pub use state::{FEATURE_LEVEL_MAX, State};

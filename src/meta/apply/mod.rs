@@ -31,7 +31,7 @@ pub const COMMAND_LIFE_MS: u64 = 60_000;
 /// How long an answer is remembered after the last moment at which a copy of its command could still be applied.
 const OUTCOME_MARGIN_MS: u64 = 15_000;
 /// How many answers are remembered at most (long ones count more): some 4000 writes a second, and 100 MiB.
-const OUTCOMES_WEIGHT_MAX: usize = 300_000;
+const OUTCOMES_WEIGHT_MAX: usize = if cfg!(test) { 4000 } else { 300_000 };
 
 /// What a handler knows beside its command.
 #[derive(Debug, Clone, Copy)]
