@@ -40,8 +40,13 @@ fn sessions() -> impl Strategy<Value = UploadId> {
     (0u128..3).prop_map(UploadId::from_random)
 }
 
+/// Where sessions are: mostly in one repository, so that most commands find them.
+fn session_repositories() -> impl Strategy<Value = RepositoryName> {
+    prop::bool::weighted(0.05).prop_map(|other| REPOSITORIES[usize::from(other)].parse().unwrap())
+}
+
 fn extents() -> impl Strategy<Value = HeldExtent> {
-    (0u128..8, 0u64..8, 0u64..4).prop_map(|(id, offset, length)| HeldExtent {
+    (0u128..12, 0u64..5, 0u64..3).prop_map(|(id, offset, length)| HeldExtent {
         id: ExtentId::from_random(id),
         offset,
         length,
@@ -95,7 +100,7 @@ fn puts() -> impl Strategy<Value = Command> {
 
 fn upload_commands() -> impl Strategy<Value = Command> {
     let holders = vec![NodeId(1), NodeId(2)];
-    let opened = (sessions(), repositories(), select(vec!["alice", "bob"]), 1u64..50_000);
+    let opened = (sessions(), session_repositories(), select(vec!["alice", "bob"]), 1u64..500_000);
     let opens = opened.prop_map(move |(session, repository, principal, ttl_ms)| Command::OpenUpload {
         session,
         repository,
@@ -105,20 +110,20 @@ fn upload_commands() -> impl Strategy<Value = Command> {
         ttl_ms,
         sessions_max: 2,
     });
-    let appends = (sessions(), repositories(), extents()).prop_map(|(session, repository, extent)| {
+    let appends = (sessions(), session_repositories(), extents()).prop_map(|(session, repository, extent)| {
         Command::AppendExtent { session, repository, extent, hash_state: HashState::initial(Algorithm::Sha512) }
     });
-    let commits = (sessions(), repositories(), prop::option::of(extents()), contents()).prop_map(
+    let commits = (sessions(), session_repositories(), prop::option::of(extents()), contents()).prop_map(
         |(session, repository, last, (digest, size))| {
             let principal = "bob".to_owned();
             Command::CommitUpload { session, repository, last, digest, size, principal }
         },
     );
-    let cancels =
-        (sessions(), repositories()).prop_map(|(session, repository)| Command::CancelUpload { session, repository });
+    let cancels = (sessions(), session_repositories())
+        .prop_map(|(session, repository)| Command::CancelUpload { session, repository });
     let replaces = sessions().prop_map(|session| Command::ReplaceHolders { session, holders: vec![NodeId(3)] });
     let expires = vec(sessions(), 0..4).prop_map(|sessions| Command::ExpireUploads { sessions });
-    prop_oneof![3 => opens, 6 => appends, 3 => commits, 1 => cancels, 1 => replaces, 1 => expires]
+    prop_oneof![3 => opens, 9 => appends, 4 => commits, 1 => cancels, 1 => replaces, 1 => expires]
 }
 
 fn content_commands() -> impl Strategy<Value = Command> {
@@ -175,7 +180,7 @@ fn node_commands() -> impl Strategy<Value = Command> {
 /// Commands with the milliseconds that pass before each and whether the one before is sent once more.
 fn steps() -> impl Strategy<Value = Vec<(Command, u64, bool)>> {
     let commands = prop_oneof![5 => content_commands(), 4 => upload_commands(), 1 => node_commands()];
-    let pauses = prop_oneof![8 => 0u64..1000, 1 => 0u64..100_000];
+    let pauses = prop_oneof![40 => 0u64..1000, 1 => 0u64..20_000, 1 => 50_000u64..100_000];
     vec((commands, pauses, prop::bool::weighted(0.15)), 1..120)
 }
 
