@@ -4,6 +4,16 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+/// Standard base64, padded or not: clients differ. Bits that do not fit are refused, so each text has one value.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// The longest header that is looked at, in bytes: a name and a password need far less.
 const HEADER_BYTES_MAX: usize = 4096;
 
@@ -36,48 +46,13 @@ impl Credentials {
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
-        let text = String::from_utf8(base64_decode(rest.trim_start_matches(' '))?).ok()?;
+        let text = String::from_utf8(BASE64.decode(rest.trim_start_matches(' ')).ok()?).ok()?;
         let (user, password) = text.split_once(':')?;
         let is_good = |part: &str, max: usize| {
             !part.is_empty() && part.len() <= max && !part.chars().any(|character| character.is_ascii_control())
         };
         (is_good(user, super::htpasswd::USER_BYTES_MAX) && is_good(password, PASSWORD_BYTES_MAX))
             .then(|| Self { user: user.to_owned(), password: password.to_owned() })
-    }
-}
-
-/// Decodes standard base64, padded or not; each text has one value, and bits that do not fit are refused.
-fn base64_decode(text: &str) -> Option<Vec<u8>> {
-    let bare = text.trim_end_matches('=');
-    let padding = text.len() - bare.len();
-    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) || bare.len() % 4 == 1 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(bare.len() * 3 / 4);
-    for group in bare.as_bytes().chunks(4) {
-        let mut word = 0_u32;
-        for letter in group {
-            word = word << 6 | u32::from(base64_digit(*letter)?);
-        }
-        // A group of 4, 3 or 2 letters carries 3, 2 or 1 bytes; what is left over must be zero.
-        let spare_bits = group.len() * 6 % 8;
-        if word & ((1 << spare_bits) - 1) != 0 {
-            return None;
-        }
-        let value = (word >> spare_bits).to_be_bytes();
-        bytes.extend_from_slice(&value[4 - group.len() * 6 / 8..]);
-    }
-    Some(bytes)
-}
-
-fn base64_digit(letter: u8) -> Option<u8> {
-    match letter {
-        b'A'..=b'Z' => Some(letter - b'A'),
-        b'a'..=b'z' => Some(letter - b'a' + 26),
-        b'0'..=b'9' => Some(letter - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
     }
 }
 

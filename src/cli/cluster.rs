@@ -42,7 +42,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 async fn fetch(options: &Options) -> Result<Value, Error> {
-    let client = Client::new(&options.endpoint, options.ca.as_deref())?.with_login_from(|name| std::env::var(name).ok());
+    let client =
+        Client::new(&options.endpoint, options.ca.as_deref())?.with_login_from(|name| std::env::var(name).ok());
     let body = client.get("/api/v1/cluster/status").await?;
     serde_json::from_slice(&body).map_err(|source| Error::Answer { source })
 }

@@ -371,14 +371,18 @@ impl Config {
         })?;
         let open = self.auth.htpasswd.is_none() && !self.api.insecure;
         check(!open || api.ip().is_loopback(), "api.listen", || {
-            format!("{api} can be reached from other machines, and no login is set up: set `auth.htpasswd`, or listen on \
-                     127.0.0.1, or say `--insecure` (`api.insecure = true`) to let everybody push and delete")
+            format!(
+                "{api} can be reached from other machines, and no login is set up: set `auth.htpasswd`, or listen on \
+                     127.0.0.1, or say `--insecure` (`api.insecure = true`) to let everybody push and delete"
+            )
         })?;
         if let Some(listen) = &self.ops.listen {
             let ops = address("ops.listen", listen)?;
             check(!open || ops.ip().is_loopback(), "ops.listen", || {
-                format!("{ops} can be reached from other machines, and no login is set up: set `auth.htpasswd`, or \
-                         listen on 127.0.0.1, or say `--insecure`")
+                format!(
+                    "{ops} can be reached from other machines, and no login is set up: set `auth.htpasswd`, or \
+                         listen on 127.0.0.1, or say `--insecure`"
+                )
             })?;
         }
         check(self.api.connections_max > 0, "api.connections_max", || "it is 0".to_owned())?;
@@ -484,9 +488,9 @@ fn address(key: &'static str, text: &str) -> Result<SocketAddr> {
 }
 
 fn host_port(key: &'static str, text: &str) -> Result<()> {
-    let good = text
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|p| p > 0));
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|p| p > 0)
+    });
     check(good, key, || format!("`{text}` is not host:port"))
 }
 

@@ -23,8 +23,9 @@ pub(super) fn load(path: Option<&Path>, environment: impl Iterator<Item = (OsStr
     for (name, value) in overrides(environment)? {
         set(&mut table, &shape, &name, value)?;
     }
-    let config: Config =
-        Value::Table(table).try_into().map_err(|source: toml::de::Error| Error::Setting { source: Box::new(source) })?;
+    let config: Config = Value::Table(table)
+        .try_into()
+        .map_err(|source: toml::de::Error| Error::Setting { source: Box::new(source) })?;
     config.validate()?;
     Ok(config)
 }
@@ -69,7 +70,11 @@ fn set(table: &mut Table, shape: &Table, name: &str, text: String) -> Result<()>
         Some(Value::Integer(_)) => Value::Integer(text.trim().parse().map_err(|_| problem("an integer is wanted"))?),
         Some(Value::Boolean(_)) => Value::Boolean(text.trim().parse().map_err(|_| problem("true or false is wanted"))?),
         Some(Value::Array(_)) => Value::Array(
-            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(|item| Value::String(item.into())).collect(),
+            text.split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(|item| Value::String(item.into()))
+                .collect(),
         ),
         // a text, or an optional text, or a name that the reader will refuse as unknown
         _ => Value::String(text),

@@ -29,12 +29,7 @@ fn the_documented_file_says_the_defaults_and_every_key() {
     let text = include_str!("../../deploy/rafthold.toml");
     assert_eq!(text.parse::<toml::Table>().unwrap().try_into::<Config>().unwrap(), Config::default());
     let all = Config {
-        api: Api {
-            url: Some("u".into()),
-            tls_cert: Some("c".into()),
-            tls_key: Some("k".into()),
-            ..Api::default()
-        },
+        api: Api { url: Some("u".into()), tls_cert: Some("c".into()), tls_key: Some("k".into()), ..Api::default() },
         ops: Ops { listen: Some("l".into()) },
         rpc: Rpc { advertise: Some("a".into()), ..Rpc::default() },
         cluster: Cluster { secret_file: Some("s".into()), ..Cluster::default() },

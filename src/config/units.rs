@@ -29,7 +29,9 @@ pub(super) mod duration {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!("`{text}` is not a duration like \"500ms\", \"5s\", \"2m\", \"1h\" or \"7d\""))
+            serde::de::Error::custom(format!(
+                "`{text}` is not a duration like \"500ms\", \"5s\", \"2m\", \"1h\" or \"7d\""
+            ))
         })
     }
 }

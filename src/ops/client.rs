@@ -142,7 +142,8 @@ impl Client {
 
     async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<Bytes, Error> {
         let http = |source: hyper::Error| Error::Http { source: source.into() };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         let mut request = Request::get(path).header(header::HOST, &self.address);
         if let Some(login) = &self.login {
             request = request.header(header::AUTHORIZATION, login);

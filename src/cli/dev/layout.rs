@@ -136,7 +136,8 @@ impl Layout {
 
     /// Removes what earlier runs left. A node's directory, or its `data`, may be a mount: then only what is in it goes.
     fn wipe(&self) -> Result<(), Error> {
-        let entries = doing("list", &self.dir, fs::read_dir(&self.dir).and_then(Iterator::collect::<io::Result<Vec<_>>>))?;
+        let entries =
+            doing("list", &self.dir, fs::read_dir(&self.dir).and_then(Iterator::collect::<io::Result<Vec<_>>>))?;
         for entry in entries {
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix('n'));
