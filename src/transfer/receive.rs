@@ -1,0 +1,93 @@
+//! The receiving end of an extent: writes, hashes, syncs, and keeps what arrived whole when the sender breaks off.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::blob::{Error as BlobError, ExtentWriter, StoredExtent};
+
+use super::BEAT;
+
+/// A sender that says nothing for this long has gone without the connection noticing.
+const SILENCE_MAX: Duration = Duration::from_secs(900);
+
+/// What a sender may say after the header.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// The next bytes, checked.
+    Frame(Bytes),
+    /// The extent ends at this length.
+    End(u64),
+}
+
+/// Why a stream of steps stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The connection or the sender went away.
+    Gone,
+    /// A frame did not match its checksum, or a step came out of turn.
+    Damaged,
+}
+
+/// How the receiving ended.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// The whole extent is synced.
+    Whole(StoredExtent),
+    /// The sender broke off; what had arrived is synced and can be salvaged (P28).
+    Cut(Broken),
+    /// This node could not store it; nothing is kept.
+    Failed(BlobError),
+}
+
+/// Writes the steps' bytes until the end or a break, telling `report` several times a second how far it is.
+pub(super) async fn receive(
+    mut writer: ExtentWriter,
+    mut steps: impl Stream<Item = Result<Step, Broken>> + Unpin,
+    report: impl Fn(u64),
+) -> Received {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let cut = loop {
+        let step = tokio::select! {
+            step = timeout(SILENCE_MAX, steps.next()) => step,
+            _ = beat.tick() => {
+                report(writer.written());
+                continue;
+            }
+        };
+        match step {
+            Ok(Some(Ok(Step::Frame(bytes)))) => {
+                if let Err(error) = writer.write(bytes).await {
+                    return Received::Failed(error);
+                }
+            }
+            Ok(Some(Ok(Step::End(length)))) if length == writer.written() => break None,
+            Ok(Some(Ok(Step::End(_)))) => break Some(Broken::Damaged),
+            Ok(Some(Err(broken))) => break Some(broken),
+            Ok(None) | Err(_) => break Some(Broken::Gone),
+        }
+    };
+    let written = writer.written();
+    match (while_beating(writer.finish(), || report(written)).await, cut) {
+        (Err(error), _) => Received::Failed(error),
+        (Ok(stored), None) => Received::Whole(stored),
+        (Ok(_), Some(broken)) => Received::Cut(broken),
+    }
+}
+
+/// Runs `work` to its end and calls `beat` several times a second meanwhile.
+pub(super) async fn while_beating<T>(work: impl Future<Output = T>, beat: impl Fn()) -> T {
+    let mut ticks = interval(BEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            _ = ticks.tick() => beat(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the wire between two real nodes' disks over loopback.
