@@ -1,16 +1,50 @@
 //! Makes enough copies of a new blob and finds a copy of an old one.
 //!
-//! CONTRACT (bodies to be written).
+//! Owns the fetches that are in flight; files belong to `blob`, nodes to `topology`, liveness to `gossip`.
+//! Invariants: bytes count as copied only where a node says it has synced and hashed them (P14); memory per stream does
+//! not grow with a blob's size (P15); a body that is not its digest is never completed (P16); at most one fetch of a blob
+//! runs on this node (P17); gossip is a hint, the holder's own answer decides (P19).
+//! Deliberately does not know what is linked: callers bring digest and size from the agreed state.
+//! Start reading at [`Replicas`]; a push is `receive.rs` and `assemble.rs`, a pull is `read.rs`.
 
+mod assemble;
+mod bodies;
+mod direct;
+mod error;
+mod fan_out;
+mod in_flight;
+mod locate;
+mod read;
+mod receive;
+mod salvage;
+mod sight;
+mod tail;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::sync::{oneshot, watch};
 
-use crate::blob::{ExtentPart, StoredExtent};
+use crate::env::{BoxFuture, Env};
 use crate::oci::{Digest, ExtentId, HashState};
-use crate::topology::NodeId;
+use crate::topology::{NodeId, NodeState, Topology, placement};
+use crate::transfer::Local;
 
+use in_flight::InFlight;
+
+pub use crate::transfer::HeldPart;
+pub use error::{Error, Result};
+pub use sight::Sight;
+
+/// How long after a client's last byte too few targets in reach are waited for (P14).
+const TARGETS_WAIT: Duration = Duration::from_secs(5);
+
+/// How many copies are made, and how many before the answer.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Copies wanted of each blob.
@@ -19,33 +53,10 @@ pub struct Config {
     pub write_copies: usize,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Linked, but no live holder answered with good bytes: unavailable or lost (P19).
-    #[error("no live node holds {digest}")]
-    NoHolder { digest: Digest, lost: bool },
-    #[error("{made} of {needed} copies could be made")]
-    TooFewCopies { made: usize, needed: usize, reason: String },
-    #[error(transparent)]
-    Blob(#[from] crate::blob::Error),
-    /// The node is stopping: the work was taken down before it ended.
-    #[error("node is stopping")]
-    Stopped,
-    #[error("blob {digest} was being received and turned out not to be it")]
-    DigestMismatch { digest: Digest },
-}
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// The extent that a PATCH (or a whole monolithic body) became.
-#[derive(Debug, Clone)]
-pub struct ReceivedExtent {
-    pub id: ExtentId,
-    pub length: u64,
-    pub hash_state: HashState,
-    /// Nodes on which these `length` bytes are synced and hashed.
-    pub holders: Vec<NodeId>,
-    /// Whether the body ended as it should (false: cut, `length` is the salvaged part, P28).
-    pub complete: bool,
+impl Default for Config {
+    fn default() -> Self {
+        Self { copies: 3, write_copies: 2 }
+    }
 }
 
 /// One PATCH (or whole body) that is to become an extent.
@@ -61,112 +72,167 @@ pub struct ExtentRequest {
     pub promised_length: Option<u64>,
 }
 
+/// The extent that a PATCH (or a whole monolithic body) became.
+#[derive(Debug, Clone)]
+pub struct ReceivedExtent {
+    /// The id it was asked to have.
+    pub id: ExtentId,
+    /// Its bytes.
+    pub length: u64,
+    /// The session's hash state after its last byte.
+    pub hash_state: HashState,
+    /// Nodes on which these `length` bytes are synced and hashed.
+    pub holders: Vec<NodeId>,
+    /// Whether the body ended as it should (false: cut, `length` is the salvaged part, P28).
+    pub complete: bool,
+}
+
 /// A client's body, frame by frame; an error or a drop means the connection broke.
 pub type Body = BoxStream<'static, std::result::Result<Bytes, std::io::Error>>;
 
-#[derive(Clone, Debug)]
-pub struct Replicas {}
-impl Replicas {
-    /// This node.
-    pub fn me(&self) -> NodeId {
-        todo!()
-    }
-    /// Effective `write_copies` now (P14).
-    pub fn write_copies(&self) -> usize {
-        todo!()
-    }
-    /// Chooses `write_copies` live holders for a new session: this node first if it is *in* and takes writes (P25).
-    pub fn choose_holders(&self) -> Vec<NodeId> {
-        todo!()
-    }
-    /// Receives one extent: staged here, streamed to `request.holders` while it arrives (P15), synced on `write_copies` nodes.
-    ///
-    /// The node that receives always stages, so it is a natural holder beside the session's; dead holders are replaced by
-    /// live candidates. The work runs in a supervised task that outlives a dropped call (P28): `then` (it proposes the
-    /// append) runs in that task with the extent, salvaged or whole, and its answer comes back here if somebody still waits.
-    /// `then` is not run when the extent could not be stored. A body without any byte gives an extent of length 0 with the
-    /// request's hash state and no holders, stored nowhere: there is nothing to append.
-    pub async fn receive_extent<T, F>(&self, request: ExtentRequest, body: Body, then: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(ReceivedExtent) -> crate::env::BoxFuture<'static, T> + Send + 'static,
-    {
-        let _ = (request, body, then);
-        todo!()
-    }
-    /// Frees the extents of a session that was committed or cancelled, here and at their holders, in the background.
-    pub fn free_extents(&self, parts: Vec<HeldPart>) {
-        let _ = parts;
-        todo!()
-    }
-    /// Has the holders put the blob together from its extents (each fetches what it lacks), verified and synced (P25).
-    /// Returns the nodes that hold the blob now, at least `write_copies`.
-    pub async fn assemble(
-        &self,
-        digest: &Digest,
-        size: u64,
-        parts: &[HeldPart],
-        holders: &[NodeId],
-    ) -> Result<Vec<NodeId>> {
-        let _ = (digest, size, parts, holders);
-        todo!()
-    }
-    /// Puts a small body on every live node; returns when `enough(nodes so far)` says so or all answered (P18).
-    pub async fn put_body(
-        &self,
-        digest: &Digest,
-        body: Bytes,
-        enough: &(dyn Fn(&[NodeId]) -> bool + Sync),
-        deadline: Duration,
-    ) -> Result<Vec<NodeId>> {
-        let _ = (digest, body, enough, deadline);
-        todo!()
-    }
-    /// Opens the bytes [start, end) of a linked blob, from here or from the nearest live holder; every block is checked (P16, P17).
-    /// Errors come before the first byte; later damage or loss moves on to another holder unseen, or ends the stream with an error.
-    pub async fn read(
-        &self,
-        digest: &Digest,
-        size: u64,
-        start: u64,
-        end: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let _ = (digest, size, start, end);
-        todo!()
-    }
-    /// Whether a copy exists somewhere in reach; `Err(NoHolder{lost})` says how sure the absence is (HEAD, P19).
-    pub async fn locate(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
-        let _ = (digest, size);
-        todo!()
-    }
-    /// A whole small body (manifest), from here or a peer.
-    pub async fn read_all(&self, digest: &Digest, size: u64) -> Result<Bytes> {
-        let _ = (digest, size);
-        todo!()
-    }
-    /// Makes sure this node itself holds the blob, fetching it if need be (catch-up, repair).
-    pub async fn ensure_local(&self, digest: &Digest, size: u64) -> Result<()> {
-        let _ = (digest, size);
-        todo!()
-    }
-    /// Brings the copies of a linked blob up to `write_copies` (P19: a re-push heals); returns holders.
-    pub async fn ensure_copies(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
-        let _ = (digest, size);
-        todo!()
-    }
-    /// Re-hashes a session's bytes under another algorithm (P26).
-    pub async fn hash_parts(&self, parts: &[HeldPart], algorithm: crate::oci::Algorithm) -> Result<Digest> {
-        let _ = (parts, algorithm);
-        todo!()
-    }
-}
-
-/// An extent of a session with the nodes that hold it.
+/// What [`Replicas`] is built on.
 #[derive(Debug, Clone)]
-pub struct HeldPart {
-    pub part: ExtentPart,
-    pub holders: Vec<NodeId>,
+pub struct Parts {
+    /// This node's disk and its way to the others.
+    pub local: Local,
+    /// The outer world.
+    pub env: Env,
+    /// The agreed nodes.
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// Who is alive and who is said to hold what.
+    pub sight: Arc<dyn Sight>,
 }
 
-#[allow(dead_code, reason = "contract")]
-fn _unused(_: StoredExtent) {}
+/// This node's hand on all copies of the cluster; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Replicas(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    parts: Parts,
+    in_flight: InFlight,
+}
+
+impl Replicas {
+    /// Wires the parts together; starts nothing.
+    #[must_use]
+    pub fn new(config: Config, parts: Parts) -> Self {
+        Self(Arc::new(Inner { config, parts, in_flight: InFlight::default() }))
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.local().client.me()
+    }
+
+    /// The effective `write_copies` now: what is configured, capped by the members only (P14).
+    #[must_use]
+    pub fn write_copies(&self) -> usize {
+        self.0.config.write_copies.min(self.topology().members()).max(1)
+    }
+
+    /// Whether placement wants a copy of the blob on this node.
+    #[must_use]
+    pub fn is_wanted_here(&self, digest: &Digest) -> bool {
+        self.wanted_holders(digest).contains(&self.me())
+    }
+
+    /// The nodes that placement wants a copy of the blob on, best first.
+    #[must_use]
+    pub fn wanted_holders(&self, digest: &Digest) -> Vec<NodeId> {
+        placement(digest, &self.topology(), self.0.config.copies)
+    }
+
+    /// Whether somebody is writing the extent on this node right now.
+    #[must_use]
+    pub fn is_open(&self, id: ExtentId) -> bool {
+        self.local().open.contains(id)
+    }
+
+    /// The agreed nodes as this node last saw them.
+    #[must_use]
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.0.parts.topology.borrow())
+    }
+
+    /// Chooses `write_copies` live holders for a new session: this node first if it is *in* and takes writes (P25).
+    ///
+    /// Fewer if fewer are in reach; zones that have no holder yet come first.
+    #[must_use]
+    pub fn choose_holders(&self) -> Vec<NodeId> {
+        let needed = self.write_copies();
+        let mut holders = Vec::with_capacity(needed);
+        if self.takes_writes_here() {
+            holders.push(self.me());
+        }
+        let others = self.candidates(&holders);
+        holders.extend(others.into_iter().take(needed.saturating_sub(holders.len())));
+        holders
+    }
+
+    fn local(&self) -> &Local {
+        &self.0.parts.local
+    }
+
+    fn takes_writes_here(&self) -> bool {
+        let is_in = self.topology().node(self.me()).is_none_or(|node| node.state == NodeState::In);
+        is_in && !self.local().blobs.refuses_writes()
+    }
+
+    /// Live peers that may take new bytes: zones that `holders` do not cover first, in random order otherwise.
+    fn candidates(&self, holders: &[NodeId]) -> Vec<NodeId> {
+        let topology = self.topology();
+        let mut left: Vec<NodeId> = topology
+            .nodes
+            .values()
+            .filter(|node| node.state == NodeState::In && node.id != self.me() && !holders.contains(&node.id))
+            .filter(|node| self.0.parts.sight.is_live(node.id))
+            .map(|node| node.id)
+            .collect();
+        if !left.is_empty() {
+            let draw = self.0.parts.env.seed.draw_u64() % left.len() as u64;
+            left.rotate_left(usize::try_from(draw).expect("less than a length"));
+        }
+        let place = |id: &NodeId| topology.node(*id).map(|node| (&node.region, &node.zone));
+        let mut covered: Vec<_> = holders.iter().map(place).collect();
+        let mut order = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let next = left.iter().position(|id| !covered.contains(&place(id))).unwrap_or(0);
+            let id = left.remove(next);
+            covered.push(place(&id));
+            order.push(id);
+        }
+        order
+    }
+
+    /// Runs `work` in a task that outlives this call, and waits for its result.
+    async fn supervised<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, wait) = oneshot::channel();
+        self.spawn(
+            name,
+            Box::pin(async move {
+                // Nobody waits any more: the request was dropped, the work was done all the same.
+                drop(answer.send(work.await));
+            }),
+        );
+        wait.await.map_err(|_| Error::Stopped)
+    }
+
+    fn spawn(&self, name: &'static str, work: BoxFuture<'static, ()>) {
+        self.0.parts.env.spawner.spawn(name, work);
+    }
+
+    /// Takes note of how a peer behaved, so that others avoid it.
+    fn note(&self, node: NodeId, error: &crate::transfer::Error) {
+        tracing::debug!(peer = %node, %error, "transfer with a peer ended early");
+        if matches!(error, crate::transfer::Error::Unreachable { .. }) {
+            self.0.parts.sight.report_unreachable(node);
+        }
+    }
+}

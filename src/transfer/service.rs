@@ -346,7 +346,7 @@ fn blob_status(error: BlobError) -> Status {
             Status::data_loss(error.to_string())
         }
         BlobError::ExtentUnknown { .. } => Status::not_found(error.to_string()),
-        BlobError::Io { .. } => {
+        error => {
             tracing::warn!(%error, "disk failed under a peer's call");
             Status::internal("disk")
         }

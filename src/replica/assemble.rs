@@ -1,0 +1,212 @@
+//! The holders turn a session's extents into the blob (P25).
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::blob::Error as BlobError;
+use crate::oci::{Algorithm, Digest, Hasher};
+use crate::topology::{NodeId, placement_order};
+use crate::transfer::Error as TransferError;
+
+use super::fan_out::FanOut;
+use super::{Error, HeldPart, Replicas, Result, TARGETS_WAIT};
+
+/// How often missing holders are looked for.
+const LOOK: Duration = Duration::from_millis(200);
+
+impl Replicas {
+    /// Has the holders put the blob together from its extents (each fetches what it lacks), verified and synced (P25).
+    ///
+    /// Returns the nodes that hold the blob now, at least `write_copies`; a dead holder is replaced by another live node,
+    /// which fetches every extent. No parts and size 0 make the empty blob. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooFewCopies`] if too few nodes in reach could do it within 5 s.
+    pub async fn assemble(
+        &self,
+        digest: &Digest,
+        size: u64,
+        parts: &[HeldPart],
+        holders: &[NodeId],
+    ) -> Result<Vec<NodeId>> {
+        let (local, wanted, parts) = (self.local().clone(), digest.clone(), parts.to_vec());
+        let me = self.me();
+        let fan_out = FanOut::new(move |node| {
+            let (local, digest, parts) = (local.clone(), wanted.clone(), parts.clone());
+            Box::pin(async move {
+                if node == me {
+                    Box::pin(local.assemble(&digest, size, &parts)).await
+                } else {
+                    local.client.assemble(node, &digest, size, &parts).await
+                }
+            })
+        });
+        self.copy_everywhere(digest, fan_out, holders).await
+    }
+
+    /// Brings the copies of a linked blob up to `write_copies` (P19: a re-push heals); returns the holders known.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NoHolder`] if there is no copy to take more from.
+    /// - [`Error::TooFewCopies`] if too few nodes in reach took one.
+    pub async fn ensure_copies(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
+        let sources = self.find_all(digest, size).await?;
+        if sources.len() >= self.write_copies() {
+            return Ok(sources);
+        }
+        let (this, wanted, from) = (self.clone(), digest.clone(), sources.clone());
+        let me = self.me();
+        let fan_out = FanOut::new(move |node| {
+            let (this, digest, from) = (this.clone(), wanted.clone(), from.clone());
+            Box::pin(async move {
+                if from.contains(&node) {
+                    return Ok(());
+                }
+                if node != me {
+                    return this.local().client.pull_blob(node, &digest, size, &from).await;
+                }
+                this.ensure_local(&digest, size).await.map_err(|error| match error {
+                    Error::Blob(error) => TransferError::Blob(error),
+                    _ => TransferError::NoHolder,
+                })
+            })
+        });
+        self.copy_everywhere(digest, fan_out, &sources).await
+    }
+
+    /// Runs work that leaves the blob on a node: on `first`, then on others until `write_copies` have it.
+    async fn copy_everywhere(
+        &self,
+        digest: &Digest,
+        mut fan_out: FanOut<()>,
+        first: &[NodeId],
+    ) -> Result<Vec<NodeId>> {
+        let begun = Instant::now();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        first.iter().filter(|node| self.may_copy_to(**node)).for_each(|node| fan_out.begin(*node));
+        let mut damage = None;
+        loop {
+            let needed = self.write_copies();
+            let done = fan_out.done().len();
+            // The holders that were chosen are all waited for: each would have to fetch the blob later.
+            let waits = fan_out.running().iter().any(|node| first.contains(node));
+            if done >= needed && !waits {
+                let holders: Vec<NodeId> = fan_out.done().iter().map(|(node, ())| *node).collect();
+                holders.iter().for_each(|node| self.0.parts.sight.learn(digest, *node));
+                self.spawn("finish copies", Box::pin(fan_out.finish()));
+                return Ok(holders);
+            }
+            if done + fan_out.running().len() < needed && begun.elapsed() >= TARGETS_WAIT {
+                let error = Error::TooFewCopies { made: done, needed, reason: fan_out.reason() };
+                return Err(damage.unwrap_or(error));
+            }
+            tokio::select! {
+                (node, error) = fan_out.next() => {
+                    if let Some(TransferError::Blob(error @ BlobError::DigestMismatch { .. })) = error {
+                        damage = Some(Error::Blob(error));
+                    } else {
+                        self.note_end(node, error);
+                    }
+                }
+                _ = look.tick() => {
+                    let mut order = placement_order(digest, &self.topology());
+                    order.retain(|node| self.may_copy_to(*node));
+                    fan_out.fill(needed, &order);
+                }
+            }
+        }
+    }
+
+    fn may_copy_to(&self, node: NodeId) -> bool {
+        node == self.me() || self.0.parts.sight.is_live(node)
+    }
+
+    /// Frees the extents of a session that was committed or cancelled, here and at their holders, in the background.
+    ///
+    /// Best effort: what is out of reach now, the reaper of each node removes later (P21).
+    pub fn free_extents(&self, parts: Vec<HeldPart>) {
+        let this = self.clone();
+        let work = async move {
+            let mut by_node = std::collections::BTreeMap::<NodeId, Vec<_>>::new();
+            for held in &parts {
+                for node in held.holders.iter().copied().chain([this.me()]) {
+                    by_node.entry(node).or_default().push(held.part.id);
+                }
+            }
+            for (node, mut ids) in by_node {
+                ids.sort_unstable();
+                ids.dedup();
+                if node == this.me() {
+                    if let Err(error) = this.local().blobs.remove_extents(&ids).await {
+                        tracing::warn!(%error, "extents could not be removed");
+                    }
+                } else if !this.0.parts.sight.is_dead(node) {
+                    drop(this.local().client.remove_extents(node, &ids).await);
+                }
+            }
+        };
+        self.spawn("free extents", Box::pin(work));
+    }
+
+    /// Re-hashes a session's bytes under another algorithm (P26).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooFewCopies`] if an extent has no holder in reach.
+    pub async fn hash_parts(&self, parts: &[HeldPart], algorithm: Algorithm) -> Result<Digest> {
+        let mut hasher = Hasher::new(algorithm);
+        for held in parts {
+            self.hash_part(held, &mut hasher).await?;
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Adds one extent's bytes to a hash, from here or from a holder; a holder that breaks off is replaced by the next,
+    /// whose first bytes, hashed before, are skipped.
+    async fn hash_part(&self, held: &HeldPart, hasher: &mut Hasher) -> Result<()> {
+        let (id, length, blobs) = (held.part.id, held.part.length, &self.local().blobs);
+        let mut hashed = 0;
+        let mut add = |position: &mut u64, bytes: &[u8]| {
+            let known = usize::try_from(hashed - *position).unwrap_or(usize::MAX).min(bytes.len());
+            let room = usize::try_from(length - hashed).unwrap_or(usize::MAX);
+            let fresh = &bytes[known..];
+            let fresh = &fresh[..fresh.len().min(room)];
+            hasher.update(fresh);
+            hashed += fresh.len() as u64;
+            *position += (known + fresh.len()) as u64;
+            hashed == length
+        };
+        if blobs.extent(id).await?.is_some_and(|stored| stored.length >= length) {
+            let mut follower = blobs.follow(id, 0).await?;
+            let mut position = 0;
+            while let Some(bytes) = follower.next().await? {
+                if add(&mut position, &bytes) {
+                    return Ok(());
+                }
+            }
+        }
+        let mut reason = "no node named holds the extent".to_owned();
+        for node in held.holders.iter().copied().filter(|node| *node != self.me()) {
+            let mut position = 0;
+            let outcome = async {
+                let mut stream = self.local().client.read_extent(node, id, length).await?;
+                while let Some(bytes) = stream.next().await? {
+                    add(&mut position, &bytes);
+                }
+                Ok::<(), TransferError>(())
+            };
+            match outcome.await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.note(node, &error);
+                    reason = error.to_string();
+                }
+            }
+        }
+        Err(Error::TooFewCopies { made: 0, needed: 1, reason })
+    }
+}

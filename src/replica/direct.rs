@@ -1,0 +1,120 @@
+//! A node whose own disk takes nothing passes a client's bytes straight on to others (I12).
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::blob::StoredExtent;
+use crate::oci::Hasher;
+use crate::topology::NodeId;
+use crate::transfer::STALL;
+
+use super::fan_out::FanOut;
+use super::receive::{Incoming, Next};
+use super::{Error, ExtentRequest, ReceivedExtent, Replicas, Result, TARGETS_WAIT};
+
+/// Client frames that wait for a slow peer.
+const FRAMES_AHEAD: usize = 4;
+
+type Feed = (NodeId, mpsc::Sender<Bytes>);
+
+impl Replicas {
+    /// Streams the body to `write_copies` other nodes and one in reserve, keeping nothing here.
+    ///
+    /// Without a staging file nobody can start at 0 later: a peer that stalls is dropped, and when too few are left the
+    /// body is given up; what the others have by then is salvaged as of any broken body.
+    pub(super) async fn receive_direct(
+        &self,
+        request: ExtentRequest,
+        mut incoming: Incoming,
+        why: crate::blob::Error,
+    ) -> Result<ReceivedExtent> {
+        let needed = self.write_copies();
+        let mut targets: Vec<NodeId> = request.holders.clone();
+        targets.retain(|node| *node != self.me() && self.0.parts.sight.is_live(*node));
+        targets.extend(self.candidates(&request.holders));
+        targets.truncate(needed + 1);
+        if targets.len() < needed {
+            return Err(why.into());
+        }
+        tracing::warn!(error = %why, "the disk here takes no bytes, passing them on");
+        let (mut fan_out, mut feeds) = self.feed_peers(&request, &targets);
+        let mut hasher = Hasher::resume(&request.resume).ok();
+        let mut length = 0;
+        let complete = loop {
+            tokio::select! {
+                next = incoming.next() => match next {
+                    Next::Bytes(bytes) => {
+                        if let Some(hasher) = &mut hasher {
+                            hasher.update(&bytes);
+                        }
+                        length += bytes.len() as u64;
+                        feeds = pass_on(feeds, &bytes).await;
+                        if feeds.len() < needed {
+                            break false;
+                        }
+                    }
+                    Next::End(complete) => break complete,
+                },
+                (node, error) = fan_out.next() => {
+                    feeds.retain(|(other, _)| *other != node);
+                    self.note_end(node, error);
+                }
+            }
+        };
+        drop(feeds);
+        let last_byte = Instant::now();
+        let hash_state = hasher.map(|hasher| hasher.state());
+        while !fan_out.running().is_empty() {
+            let wait = if fan_out.done().len() >= needed { last_byte } else { last_byte + TARGETS_WAIT };
+            match timeout_at(wait, fan_out.next()).await {
+                Ok((node, error)) => self.note_end(node, error),
+                Err(_) => break,
+            }
+        }
+        fan_out.discard(|_, stored| stored.length != length || Some(&stored.hash_state) != hash_state.as_ref());
+        match hash_state {
+            Some(hash_state) if fan_out.done().len() >= needed => {
+                let holders = fan_out.done().iter().map(|(node, _)| *node).collect();
+                Ok(ReceivedExtent { id: request.id, length, hash_state, holders, complete })
+            }
+            _ if complete => {
+                Err(Error::TooFewCopies { made: fan_out.done().len(), needed, reason: fan_out.reason() })
+            }
+            _ => self.salvage(&request, None, &fan_out).await,
+        }
+    }
+
+    fn feed_peers(&self, request: &ExtentRequest, targets: &[NodeId]) -> (FanOut<StoredExtent>, Vec<Feed>) {
+        let mut feeds = Vec::with_capacity(targets.len());
+        let mut sources = std::collections::BTreeMap::new();
+        for node in targets {
+            let (feed, source) = mpsc::channel(FRAMES_AHEAD);
+            feeds.push((*node, feed));
+            sources.insert(*node, source);
+        }
+        let sources = std::sync::Mutex::new(sources);
+        let (client, id, resume) = (self.local().client.clone(), request.id, request.resume.clone());
+        let mut fan_out = FanOut::new(move |node| {
+            let source = sources.lock().expect("no panic under this lock").remove(&node);
+            let (client, resume) = (client.clone(), resume.clone());
+            Box::pin(async move {
+                let source = source.ok_or(crate::transfer::Error::Busy { node })?;
+                client.write_extent(node, id, &resume, ReceiverStream::new(source).map(Ok).boxed()).await
+            })
+        });
+        targets.iter().for_each(|node| fan_out.begin(*node));
+        (fan_out, feeds)
+    }
+}
+
+/// Hands bytes to every peer at once; those that do not take them in time are left out of what is returned.
+async fn pass_on(feeds: Vec<Feed>, bytes: &Bytes) -> Vec<Feed> {
+    let sends = feeds.into_iter().map(|(node, feed)| async move {
+        let sent = timeout(STALL, feed.send(bytes.clone())).await;
+        matches!(sent, Ok(Ok(()))).then_some((node, feed))
+    });
+    futures::future::join_all(sends).await.into_iter().flatten().collect()
+}

@@ -1,0 +1,178 @@
+//! The same work on several nodes at once; a node that fails is replaced by the next candidate.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::env::BoxFuture;
+use crate::topology::NodeId;
+use crate::transfer::{Error, Result};
+
+/// How long a node that failed is left alone before it may be a candidate again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Work that is running on some nodes and done on others.
+pub(super) struct FanOut<T> {
+    start: Box<dyn Fn(NodeId) -> BoxFuture<'static, Result<T>> + Send + Sync>,
+    tasks: JoinSet<(NodeId, Result<T>)>,
+    running: BTreeSet<NodeId>,
+    done: Vec<(NodeId, T)>,
+    failures: BTreeMap<NodeId, Failure>,
+}
+
+struct Failure {
+    reason: String,
+    at: Instant,
+    /// The node answered in a way that another try would not change.
+    is_final: bool,
+}
+
+impl<T: Send + 'static> FanOut<T> {
+    /// Prepares work that `start` begins on one node; nothing runs yet.
+    pub(super) fn new(start: impl Fn(NodeId) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static) -> Self {
+        Self {
+            start: Box::new(start),
+            tasks: JoinSet::new(),
+            running: BTreeSet::new(),
+            done: Vec::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Begins the work on a node, unless it is at it or has done it.
+    pub(super) fn begin(&mut self, node: NodeId) {
+        if self.done.iter().any(|(other, _)| *other == node) || !self.running.insert(node) {
+            return;
+        }
+        let work = (self.start)(node);
+        self.tasks.spawn(async move { (node, work.await) });
+    }
+
+    /// Begins on as many candidates as are missing to `needed`: untried ones first, then those whose failure is past.
+    pub(super) fn fill(&mut self, needed: usize, candidates: &[NodeId]) {
+        let mut order: Vec<NodeId> = candidates.iter().copied().filter(|node| self.may_try(*node)).collect();
+        order.sort_by_key(|node| self.failures.get(node).map(|failure| failure.at));
+        for node in order {
+            if self.running.len() + self.done.len() >= needed {
+                return;
+            }
+            self.begin(node);
+        }
+    }
+
+    fn may_try(&self, node: NodeId) -> bool {
+        let idle = !self.running.contains(&node) && !self.done.iter().any(|(other, _)| *other == node);
+        let past = |failure: &Failure| !failure.is_final && failure.at.elapsed() >= RETRY_AFTER;
+        idle && self.failures.get(&node).is_none_or(past)
+    }
+
+    /// Waits for the next node to end its work; for ever if none is at it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when dropped.
+    pub(super) async fn next(&mut self) -> (NodeId, Option<Error>) {
+        let (node, result) = match self.tasks.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => std::future::pending().await,
+        };
+        self.running.remove(&node);
+        match result {
+            Ok(value) => {
+                self.failures.remove(&node);
+                self.done.push((node, value));
+                (node, None)
+            }
+            Err(error) => {
+                let is_final = matches!(error, Error::NoSpace { .. } | Error::Refused { .. });
+                self.failures.insert(node, Failure { reason: error.to_string(), at: Instant::now(), is_final });
+                (node, Some(error))
+            }
+        }
+    }
+
+    /// Who is at it.
+    pub(super) const fn running(&self) -> &BTreeSet<NodeId> {
+        &self.running
+    }
+
+    /// Who has done it, with what came out.
+    pub(super) fn done(&self) -> &[(NodeId, T)] {
+        &self.done
+    }
+
+    /// Counts nodes out again that had done it, but wrongly.
+    pub(super) fn discard(&mut self, wrong: impl Fn(NodeId, &T) -> bool) -> Vec<NodeId> {
+        let (bad, good): (Vec<_>, Vec<_>) = self.done.drain(..).partition(|(node, value)| wrong(*node, value));
+        self.done = good;
+        let bad: Vec<NodeId> = bad.into_iter().map(|(node, _)| node).collect();
+        for node in &bad {
+            let failure = Failure { reason: "stored other bytes".to_owned(), at: Instant::now(), is_final: true };
+            self.failures.insert(*node, failure);
+        }
+        bad
+    }
+
+    /// Who failed last time.
+    pub(super) fn failed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.failures.keys().copied()
+    }
+
+    /// What went wrong, for a human.
+    pub(super) fn reason(&self) -> String {
+        let reasons: Vec<&str> = self.failures.values().map(|failure| failure.reason.as_str()).collect();
+        if reasons.is_empty() { "no other node is in reach".to_owned() } else { reasons.join("; ") }
+    }
+
+    /// Lets those that are still at it end their work.
+    pub(super) async fn finish(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64) -> NodeId {
+        NodeId(id)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_node_is_replaced_and_may_be_tried_again_later() {
+        let mut fan_out = FanOut::new(|id| {
+            Box::pin(async move { if id == node(3) { Ok(()) } else { Err(Error::Stalled { node: id }) } })
+        });
+        let candidates = [node(1), node(2)];
+        fan_out.fill(1, &candidates);
+        assert_eq!(fan_out.next().await.0, node(1));
+        fan_out.fill(1, &candidates);
+        assert_eq!(fan_out.next().await.0, node(2));
+        fan_out.fill(1, &candidates);
+        assert!(fan_out.running().is_empty(), "both failed a moment ago");
+        tokio::time::advance(RETRY_AFTER).await;
+        fan_out.fill(1, &candidates);
+        assert_eq!(fan_out.running().len(), 1);
+        fan_out.begin(node(3));
+        while fan_out.done().is_empty() {
+            fan_out.next().await;
+        }
+        fan_out.fill(1, &candidates);
+        assert!(!fan_out.running().contains(&node(2)), "one is enough and done");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_node_is_not_tried_again() {
+        let mut fan_out: FanOut<()> =
+            FanOut::new(|id| Box::pin(async move { Err(Error::NoSpace { node: id }) }));
+        fan_out.fill(1, &[node(1)]);
+        fan_out.next().await;
+        tokio::time::advance(RETRY_AFTER * 10).await;
+        fan_out.fill(1, &[node(1)]);
+        assert!(fan_out.running().is_empty());
+        assert!(fan_out.reason().contains("takes no writes"));
+    }
+}

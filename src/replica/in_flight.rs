@@ -1,0 +1,204 @@
+//! One fetch per blob on this node: it writes to a staging file, which any number of readers follow (P17).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::oci::{Digest, ExtentId, HashState};
+use crate::topology::NodeId;
+use crate::transfer::{BlobSource, Error as TransferError};
+
+use super::{Error, Replicas, Result};
+
+/// Fetches to this disk that run at once; beyond it readers are served without keeping a copy.
+const FETCHES_MAX: usize = 32;
+
+/// How long a node that sent wrong bytes is asked last.
+const ACCUSED_FOR: Duration = Duration::from_secs(600);
+
+/// Accusations remembered; the oldest go first.
+const ACCUSED_MAX: usize = 1024;
+
+/// The fetches of this node.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    running: Mutex<HashMap<Digest, Arc<Fetch>>>,
+    accused: Mutex<BTreeMap<(Digest, NodeId), Instant>>,
+}
+
+/// One running or just ended fetch.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    /// The staging file.
+    pub(super) id: ExtentId,
+    state: watch::Sender<FetchState>,
+    replicas: Replicas,
+}
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FetchState {
+    /// The staging file is not there yet.
+    Opening,
+    /// Bytes arrive, or will.
+    Running,
+    /// The blob lies here, verified.
+    Done,
+    /// No holder delivered all of it.
+    NoHolder,
+    /// All bytes came and were not the blob.
+    NotTheBlob,
+    /// This disk did not take it, or the node is stopping.
+    NotKept,
+}
+
+impl InFlight {
+    /// Whether a node sent wrong bytes as this blob lately.
+    pub(super) fn is_accused(&self, digest: &Digest, node: NodeId) -> bool {
+        let accused = self.accused.lock().expect("no panic under this lock");
+        accused.get(&(digest.clone(), node)).is_some_and(|since| since.elapsed() < ACCUSED_FOR)
+    }
+
+    /// Remembers that a node sent wrong bytes as this blob.
+    pub(super) fn accuse(&self, digest: &Digest, node: NodeId) {
+        let mut accused = self.accused.lock().expect("no panic under this lock");
+        if accused.len() >= ACCUSED_MAX {
+            accused.retain(|_, since| since.elapsed() < ACCUSED_FOR);
+        }
+        if accused.len() < ACCUSED_MAX {
+            accused.insert((digest.clone(), node), Instant::now());
+        }
+    }
+}
+
+impl Fetch {
+    /// Waits until the staging file is there or the fetch has ended.
+    pub(super) async fn opened(&self) -> FetchState {
+        self.wait(|state| *state != FetchState::Opening).await
+    }
+
+    /// Waits for the end.
+    pub(super) async fn ended(&self) -> FetchState {
+        self.wait(|state| !matches!(state, FetchState::Opening | FetchState::Running)).await
+    }
+
+    async fn wait(&self, until: impl FnMut(&FetchState) -> bool) -> FetchState {
+        let mut states = self.state.subscribe();
+        states.wait_for(until).await.map_or(FetchState::NotKept, |state| *state)
+    }
+}
+
+impl Drop for Fetch {
+    /// The staging file goes when its last reader is done with it.
+    fn drop(&mut self) {
+        let (local, id) = (self.replicas.local().clone(), self.id);
+        let remove = async move {
+            if let Err(error) = local.blobs.remove_extents(&[id]).await {
+                tracing::warn!(extent = %id, %error, "staging file of a fetch could not be removed");
+            }
+        };
+        self.replicas.spawn("remove staging file", Box::pin(remove));
+    }
+}
+
+/// Ends a fetch for its readers whatever happens to its task.
+struct Ending {
+    digest: Digest,
+    fetch: Arc<Fetch>,
+    state: FetchState,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Gone from the table first: who comes now begins anew instead of joining the end.
+        let in_flight = &self.fetch.replicas.0.in_flight;
+        in_flight.running.lock().expect("no panic under this lock").remove(&self.digest);
+        self.fetch.state.send_replace(self.state);
+    }
+}
+
+impl Replicas {
+    /// Joins the running fetch of a blob to this disk or begins one; `None` if too many run.
+    pub(super) fn fetch(&self, digest: &Digest, size: u64) -> Option<Arc<Fetch>> {
+        let mut running = self.0.in_flight.running.lock().expect("no panic under this lock");
+        if let Some(fetch) = running.get(digest) {
+            return Some(Arc::clone(fetch));
+        }
+        if running.len() >= FETCHES_MAX {
+            return None;
+        }
+        let fetch = Arc::new(Fetch {
+            id: ExtentId::from_random(self.0.parts.env.seed.draw_u128()),
+            state: watch::Sender::new(FetchState::Opening),
+            replicas: self.clone(),
+        });
+        running.insert(digest.clone(), Arc::clone(&fetch));
+        drop(running);
+        let ending = Ending { digest: digest.clone(), fetch: Arc::clone(&fetch), state: FetchState::NotKept };
+        let this = self.clone();
+        self.spawn("fetch blob", Box::pin(async move { Box::pin(this.run_fetch(ending, size)).await }));
+        Some(fetch)
+    }
+
+    async fn run_fetch(&self, mut ending: Ending, size: u64) {
+        let (local, id, digest) = (self.local(), ending.fetch.id, ending.digest.clone());
+        let Some(_open) = local.open.open(id) else { return };
+        let writer = match local.blobs.stage(id, HashState::initial(digest.algorithm())).await {
+            Ok(writer) => writer,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "blob cannot be fetched to the disk here");
+                return;
+            }
+        };
+        ending.fetch.state.send_replace(FetchState::Running);
+        let mut source = BlobSource::new(local.client.clone(), digest.clone(), size, 0..size, self.sources(&digest));
+        let result = Box::pin(local.fetch_blob(id, writer, &mut source)).await;
+        self.note_failures(&mut source);
+        ending.state = match result {
+            Ok(()) => FetchState::Done,
+            Err(TransferError::NoHolder) => FetchState::NoHolder,
+            Err(TransferError::NotTheBlob) => {
+                self.accuse(&digest, size, &source.senders().collect::<Vec<_>>());
+                FetchState::NotTheBlob
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "fetched blob could not be kept");
+                FetchState::NotKept
+            }
+        };
+    }
+
+    /// Makes sure this node itself holds the blob, fetching it if need be (catch-up, repair).
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NoHolder`] if no node in reach delivered it.
+    /// - [`Error::DigestMismatch`] if what was delivered is not the blob; the senders are told.
+    /// - [`Error::Blob`] if this disk does not take it, [`Error::Stopped`] if it failed or the node stops.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call lets the fetch go on.
+    pub async fn ensure_local(&self, digest: &Digest, size: u64) -> Result<()> {
+        let blobs = &self.local().blobs;
+        if blobs.has(digest, size).await? {
+            return Ok(());
+        }
+        if size == 0 {
+            return Ok(blobs.put(digest, bytes::Bytes::new()).await?);
+        }
+        if blobs.refuses_writes() {
+            return Err(crate::blob::Error::NoSpace.into());
+        }
+        let fetch = self.fetch(digest, size).ok_or(Error::Stopped)?;
+        match fetch.ended().await {
+            FetchState::Done => Ok(()),
+            FetchState::NotTheBlob => Err(Error::DigestMismatch { digest: digest.clone() }),
+            FetchState::NoHolder => Err(self.no_holder(digest, size).await),
+            FetchState::NotKept | FetchState::Opening | FetchState::Running => Err(Error::Stopped),
+        }
+    }
+}

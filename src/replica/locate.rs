@@ -1,0 +1,146 @@
+//! Where a blob may be, and whether it is nowhere for certain (P19).
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt;
+
+use crate::oci::Digest;
+use crate::topology::{NodeId, nearest_first};
+use crate::transfer::BlobSource;
+
+use super::{Error, Replicas, Result};
+
+/// Nodes asked for a blob at once.
+const QUESTIONS_MAX: usize = 16;
+
+/// What all nodes in reach said about a blob.
+#[derive(Debug)]
+struct Answers {
+    /// Who has it, nearest first.
+    holders: Vec<NodeId>,
+    /// Whether every member answered, and for certain.
+    all_sure: bool,
+}
+
+impl Replicas {
+    /// Finds copies in reach: this node alone if it has one, else all others that say they do, nearest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoHolder`], where `lost` says whether the absence is certain (P19).
+    pub async fn locate(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
+        if self.local().blobs.has(digest, size).await? {
+            return Ok(vec![self.me()]);
+        }
+        self.find_all(digest, size).await
+    }
+
+    /// Asks every node in reach, this one too.
+    pub(super) async fn find_all(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
+        let answers = self.ask_everyone(digest, size).await?;
+        if answers.holders.is_empty() {
+            return Err(Error::NoHolder { digest: digest.clone(), lost: answers.all_sure });
+        }
+        Ok(answers.holders)
+    }
+
+    /// The error for a blob that nobody delivered: says for certain whether it is lost.
+    pub(super) async fn no_holder(&self, digest: &Digest, size: u64) -> Error {
+        let lost = match self.ask_everyone(digest, size).await {
+            Ok(answers) => answers.all_sure && answers.holders.is_empty(),
+            Err(_) => false,
+        };
+        Error::NoHolder { digest: digest.clone(), lost }
+    }
+
+    async fn ask_everyone(&self, digest: &Digest, size: u64) -> Result<Answers> {
+        let topology = self.topology();
+        let others: Vec<NodeId> = topology.nodes.keys().copied().filter(|node| *node != self.me()).collect();
+        let mut all_sure = self.local().blobs.usage().index_complete;
+        let mut holders = Vec::new();
+        if self.local().blobs.has(digest, size).await? {
+            holders.push(self.me());
+        }
+        let question = &[(digest.clone(), size)];
+        // Dead nodes are not asked, and without their answer nothing is certain.
+        let ask = |node| async move {
+            let answer = match self.0.parts.sight.is_dead(node) {
+                true => None,
+                false => Some(self.local().client.has_blobs(node, question).await),
+            };
+            (node, answer)
+        };
+        let mut asked = futures::stream::iter(others.into_iter().map(ask)).buffer_unordered(QUESTIONS_MAX);
+        while let Some((node, answer)) = asked.next().await {
+            match answer {
+                Some(Ok(presence)) if presence.present.first() == Some(&true) => holders.push(node),
+                Some(Ok(presence)) => all_sure &= presence.complete,
+                Some(Err(error)) => {
+                    self.note(node, &error);
+                    all_sure = false;
+                }
+                None => all_sure = false,
+            }
+        }
+        nearest_first(&topology, self.me(), &mut holders);
+        Ok(Answers { holders, all_sure })
+    }
+
+    /// Peers to read a blob from, best first: who is said to hold it, who should, then everyone else that is not dead;
+    /// each group nearest first, those that sent wrong bytes before last.
+    pub(super) fn sources(&self, digest: &Digest) -> Vec<NodeId> {
+        let topology = self.topology();
+        let sight = &self.0.parts.sight;
+        let hinted = sight.holders(digest);
+        let wanted = self.wanted_holders(digest);
+        let everyone: Vec<NodeId> = topology.nodes.keys().copied().collect();
+        let mut seen = BTreeSet::from([self.me()]);
+        let (mut order, mut suspects) = (Vec::new(), Vec::new());
+        for mut group in [hinted, wanted, everyone] {
+            nearest_first(&topology, self.me(), &mut group);
+            for node in group {
+                if sight.is_dead(node) || topology.node(node).is_none() || !seen.insert(node) {
+                    continue;
+                }
+                if sight.is_live(node) && !self.0.in_flight.is_accused(digest, node) {
+                    order.push(node);
+                } else {
+                    suspects.push(node);
+                }
+            }
+        }
+        order.append(&mut suspects);
+        order
+    }
+
+    /// Takes note of what single holders did during a read, good and bad.
+    pub(super) fn note_failures(&self, source: &mut BlobSource) {
+        for (node, error) in source.take_failures() {
+            self.note(node, &error);
+        }
+        for node in source.senders() {
+            self.0.parts.sight.learn(source.digest(), node);
+        }
+    }
+
+    /// Tells nodes that what they sent is not the blob, and asks them last for a while.
+    pub(super) fn accuse(&self, digest: &Digest, size: u64, senders: &[NodeId]) {
+        for node in senders.iter().copied() {
+            tracing::error!(peer = %node, %digest, "peer sent bytes that are not the blob");
+            self.0.in_flight.accuse(digest, node);
+            let (client, digest) = (self.local().client.clone(), digest.clone());
+            let tell = async move { drop(client.report_damage(node, &digest, size).await) };
+            self.spawn("report damage", Box::pin(tell));
+        }
+    }
+
+    /// Sets this node's copy aside if it is damaged or cannot be read.
+    pub(super) async fn set_aside(&self, digest: &Digest, why: &crate::blob::Error) {
+        if !matches!(why, crate::blob::Error::BlockDamaged { .. }) {
+            return;
+        }
+        if let Err(error) = self.local().blobs.quarantine(digest).await {
+            tracing::warn!(%digest, %error, "damaged copy could not be set aside");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests with several nodes in one process (they follow).
