@@ -78,12 +78,7 @@ impl Replicas {
     }
 
     /// Runs work that leaves the blob on a node: on `first`, then on others until `write_copies` have it.
-    async fn copy_everywhere(
-        &self,
-        digest: &Digest,
-        mut fan_out: FanOut<()>,
-        first: &[NodeId],
-    ) -> Result<Vec<NodeId>> {
+    async fn copy_everywhere(&self, digest: &Digest, mut fan_out: FanOut<()>, first: &[NodeId]) -> Result<Vec<NodeId>> {
         let begun = Instant::now();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -80,9 +80,7 @@ impl Replicas {
                 let holders = fan_out.done().iter().map(|(node, _)| *node).collect();
                 Ok(ReceivedExtent { id: request.id, length, hash_state, holders, complete })
             }
-            _ if complete => {
-                Err(Error::TooFewCopies { made: fan_out.done().len(), needed, reason: fan_out.reason() })
-            }
+            _ if complete => Err(Error::TooFewCopies { made: fan_out.done().len(), needed, reason: fan_out.reason() }),
             _ => self.salvage(&request, None, &fan_out).await,
         }
     }

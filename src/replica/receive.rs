@@ -187,8 +187,11 @@ impl Replicas {
     fn fill(&self, fan_out: &mut FanOut<StoredExtent>, holders: &[NodeId]) {
         let needed = self.write_copies() - 1;
         if fan_out.running().len() + fan_out.done().len() < needed {
-            let mut candidates: Vec<NodeId> =
-                holders.iter().copied().filter(|node| *node != self.me() && !self.0.parts.sight.is_dead(*node)).collect();
+            let mut candidates: Vec<NodeId> = holders
+                .iter()
+                .copied()
+                .filter(|node| *node != self.me() && !self.0.parts.sight.is_dead(*node))
+                .collect();
             candidates.extend(self.candidates(holders));
             fan_out.fill(needed, &candidates);
         }

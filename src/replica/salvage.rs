@@ -32,8 +32,11 @@ impl Replicas {
         if length == 0 {
             return Ok(cut);
         }
-        let mut trims: FuturesUnordered<_> =
-            copies.iter().filter(|(_, had)| *had >= length).map(|(node, _)| self.trim(request, *node, length)).collect();
+        let mut trims: FuturesUnordered<_> = copies
+            .iter()
+            .filter(|(_, had)| *had >= length)
+            .map(|(node, _)| self.trim(request, *node, length))
+            .collect();
         let mut salvaged = cut;
         while let Some(trimmed) = trims.next().await {
             let Some((node, stored)) = trimmed else { continue };
@@ -55,11 +58,7 @@ impl Replicas {
     }
 
     /// Asks the peers that broke off what they had synced by then.
-    async fn partial_copies(
-        &self,
-        request: &ExtentRequest,
-        fan_out: &FanOut<StoredExtent>,
-    ) -> Vec<(NodeId, u64)> {
+    async fn partial_copies(&self, request: &ExtentRequest, fan_out: &FanOut<StoredExtent>) -> Vec<(NodeId, u64)> {
         let client = &self.local().client;
         let ask = |node| async move { (node, client.extent_info(node, request.id).await) };
         let mut asked: FuturesUnordered<_> = fan_out.failed().map(ask).collect();

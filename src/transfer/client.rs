@@ -257,10 +257,8 @@ impl Client {
     ///
     /// As the connection says.
     pub async fn has_blobs(&self, node: NodeId, blobs: &[(Digest, u64)]) -> Result<Presence> {
-        let wire = |(digest, size): &(Digest, u64)| proto::SizedDigest {
-            digest: Some(digest_to_wire(digest)),
-            size: *size,
-        };
+        let wire =
+            |(digest, size): &(Digest, u64)| proto::SizedDigest { digest: Some(digest_to_wire(digest)), size: *size };
         let request = proto::HasBlobsRequest { blobs: blobs.iter().map(wire).collect() };
         let reply = within(ANSWER_MAX, node, self.peer(node)?.has_blobs(request)).await?.into_inner();
         if reply.present.len() != blobs.len() {
@@ -370,11 +368,7 @@ impl FrameStream {
 }
 
 /// Sends the source's bytes and then the end; stops early, without an error, when nobody receives any more.
-async fn feed(
-    mut source: FrameSource,
-    steps: mpsc::Sender<proto::WriteExtentRequest>,
-    sent: &AtomicU64,
-) -> Result<()> {
+async fn feed(mut source: FrameSource, steps: mpsc::Sender<proto::WriteExtentRequest>, sent: &AtomicU64) -> Result<()> {
     let mut length = 0;
     while let Some(bytes) = source.next().await {
         let mut bytes = bytes?;

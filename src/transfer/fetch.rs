@@ -107,7 +107,9 @@ impl Local {
         let runs: Vec<ExtentPart> = parts.iter().map(|held| held.part.clone()).collect();
         self.fetch_extents(digest, parts).await?;
         match self.blobs.assemble(digest, size, &runs).await {
-            Err(BlobError::DigestMismatch { .. } | BlobError::SizeMismatch { .. } | BlobError::ExtentUnknown { .. }) => {}
+            Err(
+                BlobError::DigestMismatch { .. } | BlobError::SizeMismatch { .. } | BlobError::ExtentUnknown { .. },
+            ) => {}
             other => return Ok(other?),
         }
         // The running hash of the session was right, so a copy here must be wrong: take fresh ones where others have them.

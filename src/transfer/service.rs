@@ -167,10 +167,7 @@ impl Transfer for Service {
         Ok(Response::new(frames.boxed()))
     }
 
-    async fn remove_extents(
-        &self,
-        request: Request<proto::RemoveExtentsRequest>,
-    ) -> Answer<proto::RemoveExtentsReply> {
+    async fn remove_extents(&self, request: Request<proto::RemoveExtentsRequest>) -> Answer<proto::RemoveExtentsReply> {
         peer(&request)?;
         let mut ids = ids_from_wire(&request.into_inner().ids)?;
         ids.retain(|id| !self.local.open.contains(*id));

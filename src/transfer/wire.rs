@@ -24,10 +24,7 @@ impl From<Malformed> for tonic::Status {
 }
 
 pub(super) fn digest_to_wire(digest: &Digest) -> proto::Digest {
-    proto::Digest {
-        algorithm: digest.algorithm().as_str().to_owned(),
-        hash: Bytes::copy_from_slice(digest.hash()),
-    }
+    proto::Digest { algorithm: digest.algorithm().as_str().to_owned(), hash: Bytes::copy_from_slice(digest.hash()) }
 }
 
 pub(super) fn digest_from_wire(digest: Option<proto::Digest>) -> Result<Digest, Malformed> {
