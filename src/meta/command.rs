@@ -18,6 +18,7 @@ pub struct RequestId(pub u128);
 /// A command as it lies in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
+    /// Drawn once per attempt of a client; the same in every copy that is sent.
     pub id: RequestId,
     /// The proposer's log time when it made the command; older than 60 s at apply is refused as expired.
     pub issued: LogTime,
@@ -25,35 +26,48 @@ pub struct Proposal {
     pub at: LogTime,
     /// Wall-clock seconds since 1970 at the proposer, for display only.
     pub wall_seconds: u64,
+    /// What to do.
     pub command: Command,
 }
 
+/// A run of an upload session's bytes that lies synced on some nodes (P24).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldExtent {
+    /// Names its file.
     pub id: ExtentId,
+    /// Where it begins, in bytes from the start of the blob.
     pub offset: u64,
+    /// Its length in bytes.
     pub length: u64,
+    /// The nodes that hold it.
     pub holders: Vec<NodeId>,
 }
 
+/// What a manifest takes a reference for; a link of the same kind is demanded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReferenceKind {
+    /// An image's config: a blob.
     Config,
+    /// A layer, or an index entry that is no manifest: a blob.
     Layer,
+    /// A child of an index.
     Manifest,
 }
 
 /// What a manifest points at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestReference {
+    /// What it is.
     pub digest: Digest,
+    /// The length the manifest states, in bytes.
     pub size: u64,
+    /// What it is for.
     pub kind: ReferenceKind,
     /// False for non-distributable layers, which are not demanded.
     pub required: bool,
 }
 
-/// A condition on the tags a manifest is put under (I3).
+/// A condition on the tags a manifest is put under (I3); without tags, on the manifest itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// `If-Match: "<digest>"` (any of them).
@@ -66,130 +80,214 @@ pub enum Condition {
     IsNot(Vec<Digest>),
 }
 
+/// A manifest to store, whose body a majority of the voters has (P18).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutManifest {
+    /// Where.
     pub repository: RepositoryName,
+    /// The digest of the body.
     pub digest: Digest,
+    /// What it is served as.
     pub media_type: MediaType,
+    /// The length of the body in bytes.
     pub size: u64,
+    /// What it names, in its own order.
     pub references: Vec<ManifestReference>,
+    /// What it refers to; need not be there.
     pub subject: Option<Digest>,
     /// As the referrers API shows it: the manifest's `artifactType`, else its config's media type.
     pub artifact_type: Option<String>,
     /// Kept only for manifests with a subject.
     pub annotations: BTreeMap<String, String>,
+    /// The tags to set, all or none.
     pub tags: Vec<Tag>,
+    /// What must hold for each of them.
     pub condition: Option<Condition>,
     /// Log index of the membership whose majority holds the body (P18).
     pub membership_index: u64,
     /// Whether missing references are accepted (repository policy).
     pub sparse: bool,
+    /// Who puts it.
     pub principal: String,
 }
 
+/// What may be proposed.
+///
+/// A variant's position and fields are its form in the log: new variants go to the end, and only above the feature level
+/// that knows them (P8).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// The first command of a cluster.
     FormCluster {
+        /// Drawn at bootstrap.
         cluster: ClusterId,
+        /// How many nodes are to be there before the registry opens.
         nodes_expected: u32,
     },
     /// Said once when the expected first nodes are voters; before it the registry takes no writes.
     OpenRegistry,
+    /// Opens an upload session.
     OpenUpload {
+        /// Drawn by the proposer.
         session: UploadId,
+        /// Where the blob will be linked.
         repository: RepositoryName,
+        /// What its bytes are hashed with.
         algorithm: Algorithm,
+        /// Where its bytes go (P25).
         holders: Vec<NodeId>,
+        /// Who opens it.
         principal: String,
+        /// How long it lives after each use, in milliseconds of log time.
         ttl_ms: u64,
+        /// How many open sessions a principal may have.
         sessions_max: u32,
     },
+    /// Adds bytes at the end of a session (P24).
     AppendExtent {
+        /// Which.
         session: UploadId,
+        /// Its repository.
         repository: RepositoryName,
+        /// The bytes.
         extent: HeldExtent,
+        /// The running hash behind the extent.
         hash_state: HashState,
     },
+    /// Sends a session's further bytes elsewhere (P25).
     ReplaceHolders {
+        /// Which.
         session: UploadId,
+        /// The new ones, all of them.
         holders: Vec<NodeId>,
     },
     /// Appends the last extent if there is one, links the blob and closes the session (P27).
     CommitUpload {
+        /// Which.
         session: UploadId,
+        /// Its repository.
         repository: RepositoryName,
+        /// The last bytes.
         last: Option<HeldExtent>,
+        /// The digest of the whole.
         digest: Digest,
+        /// The length of the whole in bytes.
         size: u64,
+        /// Who commits it.
         principal: String,
     },
+    /// Ends an open session without a blob.
     CancelUpload {
+        /// Which.
         session: UploadId,
+        /// Its repository.
         repository: RepositoryName,
     },
     /// Proposed by the leader; sessions that were used since are spared at apply.
     ExpireUploads {
+        /// Which.
         sessions: Vec<UploadId>,
     },
     /// A blob pushed whole without a session.
     LinkBlob {
+        /// Where.
         repository: RepositoryName,
+        /// Its digest.
         digest: Digest,
+        /// Its length in bytes.
         size: u64,
+        /// Who pushed it.
         principal: String,
     },
     /// Links a blob of `from` in `repository`.
     MountBlob {
+        /// Where it is linked now.
         from: RepositoryName,
+        /// Where it is to be linked, too.
         repository: RepositoryName,
+        /// Its digest.
         digest: Digest,
+        /// Who mounts it.
         principal: String,
     },
+    /// Takes a blob out of a repository, unless a manifest there names it (P29).
     UnlinkBlob {
+        /// Where.
         repository: RepositoryName,
+        /// Its digest.
         digest: Digest,
+        /// Whether it may go although it is named.
         sparse: bool,
     },
+    /// Stores a manifest and sets its tags.
     PutManifest(Box<PutManifest>),
+    /// Deletes a manifest with its tags, unless another manifest of the repository names it (P29).
     DeleteManifest {
+        /// Where.
         repository: RepositoryName,
+        /// Its digest.
         digest: Digest,
+        /// Whether it may go although it is named.
         sparse: bool,
     },
+    /// Deletes a tag; its manifest stays.
     DeleteTag {
+        /// Where.
         repository: RepositoryName,
+        /// Which.
         tag: Tag,
+        /// What must hold for it.
         condition: Option<Condition>,
     },
     /// Joins a node; the same `key_fingerprint` again gets the same id (P10).
     AddNode {
+        /// The operator's name for it.
         name: String,
+        /// Its failure domain.
         zone: Zone,
+        /// Its region.
         region: Region,
+        /// Where other nodes reach it: `host:port`.
         rpc_address: String,
+        /// Where clients reach it: a URL.
         api_url: String,
+        /// Its share of the bytes relative to others.
         weight: u32,
+        /// The SHA-256 of its public key.
         key_fingerprint: [u8; 32],
     },
     /// A node's own news of itself (P11).
     UpdateNode {
+        /// Which.
         node: NodeId,
+        /// Its failure domain.
         zone: Zone,
+        /// Its region.
         region: Region,
+        /// Where other nodes reach it: `host:port`.
         rpc_address: String,
+        /// Where clients reach it: a URL.
         api_url: String,
+        /// Its share of the bytes relative to others.
         weight: u32,
+        /// The highest feature level its binary knows (P8).
         feature_level: u32,
     },
+    /// Marks a node in, out or decommissioned (P13).
     SetNodeState {
+        /// Which.
         node: NodeId,
+        /// How it counts from now on.
         state: NodeState,
     },
+    /// Takes a node out of the table for good; its id is never used again.
     RemoveNode {
+        /// Which.
         node: NodeId,
     },
+    /// Raises the agreed feature level, if every node knows the new one (P8); irrevocable.
     RaiseFeatureLevel {
+        /// The new level.
         level: u32,
     },
 }
@@ -197,74 +295,110 @@ pub enum Command {
 /// What `apply` answers; replicated and deterministic, remembered for retries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
+    /// It is so, whether now or before.
     Done,
-    /// The session's length after the append (also when the same extent was appended before).
+    /// The extent is part of the session.
     Appended {
+        /// The session's length after the append (also when the same extent was appended before).
         length: u64,
     },
+    /// The blob is linked.
     Committed {
+        /// Its digest.
         digest: Digest,
+        /// Its length in bytes.
         size: u64,
     },
+    /// The blob is linked here as it is there.
     Mounted {
+        /// Its length in bytes.
         size: u64,
     },
+    /// The manifest is stored and its tags are set.
     ManifestStored {
+        /// Its digest.
         digest: Digest,
+        /// Whether the repository did not have it before.
         created: bool,
     },
+    /// The node has an id.
     NodeAdded {
+        /// The id, new or given out before to the same key.
         node: NodeId,
     },
+    /// Nothing was done.
     Rejected(Rejection),
 }
 
+/// Why `apply` did nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
-    /// Older than commands may live; nothing was done.
+    /// Older than commands may live; nothing was done. Not remembered.
     Expired,
-    /// The table of remembered outcomes is full: try later.
+    /// The table of remembered outcomes is full: try later. Not remembered.
     Busy,
     /// The cluster has not formed yet.
     NotOpen,
+    /// Nothing is linked there.
     RepositoryUnknown,
+    /// No such session in that repository, or it is closed and there is nothing to cancel.
     UploadUnknown,
-    /// The session stands at `length`.
+    /// The session stands elsewhere than the command says.
     OffsetMismatch {
+        /// The session's length in bytes.
         length: u64,
     },
-    /// The session was closed with another digest.
+    /// The session was closed, with another digest if this is a commit.
     UploadClosed,
+    /// The principal has as many open sessions as it may have.
     TooManyUploads {
+        /// How many.
         max: u32,
     },
     /// The session has as many extents as a session may have: it must be finished with one `PUT` or begun anew.
     TooManyExtents {
+        /// How many.
         max: u32,
     },
+    /// The repository lacks content.
     BlobUnknown {
+        /// What is missing, all of it.
         digests: Vec<Digest>,
     },
+    /// Agreed content has another size.
     SizeMismatch {
+        /// What.
         digest: Digest,
+        /// The agreed size in bytes.
         expected: u64,
+        /// What the command says.
         actual: u64,
     },
+    /// No such manifest in that repository.
     ManifestUnknown,
+    /// No such tag in that repository.
     TagUnknown,
+    /// The condition does not hold (412).
     ConditionFailed {
+        /// What the first tag that fails it points at.
         current: Option<Digest>,
     },
-    /// Deleting it would break `by`.
+    /// Deleting it would break a manifest of the repository.
     Referenced {
+        /// The manifest.
         by: Digest,
     },
     /// The voters changed since the body was spread (P18): spread again.
     MembershipChanged,
+    /// The cluster has formed with another id.
     ClusterMismatch,
+    /// No such node.
     NodeUnknown,
+    /// Another node that is *in* has the name.
     NameTaken,
+    /// A node does not know the level: below the agreed one, or not all can follow.
     FeatureLevel {
+        /// The agreed level.
         agreed: u32,
     },
 }

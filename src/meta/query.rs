@@ -153,6 +153,12 @@ impl State {
         self.head.nodes_expected
     }
 
+    /// Returns the id the next node will get: a lower one that names no node was removed.
+    #[must_use]
+    pub fn next_node(&self) -> NodeId {
+        NodeId(self.head.next_node)
+    }
+
     /// Goes through the nodes by id, with what the topology leaves out.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRow> {
         self.nodes.iter().map(|(_, row)| &**row)

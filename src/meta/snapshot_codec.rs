@@ -167,6 +167,10 @@ fn expect(fits: bool, reason: &'static str) -> Result<(), &'static str> {
 }
 
 /// Encodes a record: the version byte, then postcard.
+///
+/// # Panics
+///
+/// Never: a record is of plain values, which postcard always encodes.
 #[must_use]
 pub fn encode_record(record: &Record) -> Vec<u8> {
     postcard::to_extend(record, vec![RECORD_VERSION]).expect("a record of plain values always encodes")

@@ -30,8 +30,11 @@ enum Node<K, V> {
     Branch(Vec<(K, Arc<Self>)>),
 }
 
+/// A child of a branch, after its bound.
+type Child<K, V> = (K, Arc<Node<K, V>>);
+
 /// A right half that an overfull node gave off, with its lower bound.
-type Split<K, V> = Option<(K, Arc<Node<K, V>>)>;
+type Split<K, V> = Option<Child<K, V>>;
 
 impl<K, V> Default for SortedMap<K, V> {
     fn default() -> Self {
@@ -226,7 +229,7 @@ fn remove<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> Opti
 }
 
 /// Merges the small child at `place` with a neighbour, if both fit one node.
-fn merge<K: Clone, V: Clone>(children: &mut Vec<(K, Arc<Node<K, V>>)>, place: usize) {
+fn merge<K: Clone, V: Clone>(children: &mut Vec<Child<K, V>>, place: usize) {
     let fits = |left: usize| {
         left + 1 < children.len() && children[left].1.entries() + children[left + 1].1.entries() <= ENTRIES_MAX
     };
@@ -245,7 +248,7 @@ fn merge<K: Clone, V: Clone>(children: &mut Vec<(K, Arc<Node<K, V>>)>, place: us
 
 /// Goes through entries in key order.
 pub(super) struct Iter<'a, K, V> {
-    branches: Vec<slice::Iter<'a, (K, Arc<Node<K, V>>)>>,
+    branches: Vec<slice::Iter<'a, Child<K, V>>>,
     leaf: slice::Iter<'a, (K, V)>,
 }
 
