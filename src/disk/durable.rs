@@ -4,12 +4,15 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::faults::{self, Step};
+
 /// Syncs a directory, so that names made or removed in it survive a power cut.
 ///
 /// # Errors
 ///
 /// Whatever the filesystem says.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    faults::check(Step::Sync, dir)?;
     File::open(dir)?.sync_all()
 }
 
@@ -41,6 +44,7 @@ pub fn create_dir_durable(dir: &Path) -> io::Result<()> {
 /// Whatever the filesystem says.
 #[expect(clippy::disallowed_methods, reason = "the one place that renames")]
 pub fn rename_durable(from: &Path, to: &Path) -> io::Result<()> {
+    faults::check(Step::Write, to)?;
     fs::rename(from, to)?;
     sync_dir(parent_of(to))
 }
@@ -55,7 +59,9 @@ pub fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
     beside.push(".new");
     let beside = Path::new(&beside);
     let mut file = File::create(beside)?;
+    faults::check(Step::Write, beside)?;
     file.write_all(bytes)?;
+    faults::check(Step::Sync, beside)?;
     file.sync_all()?;
     rename_durable(beside, path)
 }

@@ -6,9 +6,12 @@
 //! The only place that may rename. Start reading at `durable.rs`.
 
 mod durable;
+pub(crate) mod faults;
+mod file;
 mod frame;
 mod space;
 
 pub use durable::{create_dir_durable, remove_durable, rename_durable, sync_dir, write_durable};
+pub use file::{create_new, link, read_exact_at, sync_file, write_all_at};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, decode_frame, encode_frame};
 pub use space::{DirLock, Space, free_space, lock_dir};
