@@ -1,0 +1,349 @@
+//! Reading blobs: nothing leaves before it was checked (P16), and the filesystem says what is here (P20).
+
+use std::fs::{self, File};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::BLOCK_BYTES;
+use super::error::{Error, Result};
+use super::layout::SUMLESS_BYTES_MAX;
+use super::locks::{Held, Item};
+use super::quarantine::Identity;
+use super::store::{BlobStore, Shared, blocking};
+use super::sums::{self, Checked, ReadFault, is_damage};
+use crate::disk;
+use crate::oci::Digest;
+
+// One hop and one system call per MiB, while few enough read for that to fit in memory; else per block.
+const BLOCKS_PER_READ: u64 = 4;
+const EAGER_READERS_MAX: usize = 128;
+
+/// Reads one blob's bytes, in any order. A copy that is deleted or set aside meanwhile is read to its end.
+#[derive(Debug)]
+pub struct BlobReader {
+    shared: Arc<Shared>,
+    digest: Digest,
+    size: u64,
+    identity: Identity,
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// A small blob, verified whole.
+    Whole(Bytes),
+    /// A file, verified block by block.
+    Blocks(Checked),
+}
+
+enum Opened {
+    Ready(Source, Identity),
+    Absent,
+    /// The size or the digest is wrong.
+    Bad,
+    /// The sums are missing or damaged.
+    Unsummed,
+}
+
+impl BlobStore {
+    /// Opens a blob that lies here with exactly `size` bytes (P20: asks the filesystem; another size is quarantined).
+    ///
+    /// A copy whose block sums are missing or damaged is hashed whole first, and quarantined if it is not `digest`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk cannot be read.
+    pub async fn open_blob(&self, digest: &Digest, size: u64) -> Result<Option<BlobReader>> {
+        let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
+        let opened = blocking(move || shared.open_source(&wanted, size)).await?;
+        let opened = match opened {
+            Opened::Absent => return Ok(None),
+            Opened::Ready(source, identity) => Some((source, identity)),
+            Opened::Bad | Opened::Unsummed => {
+                let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+                let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+                blocking(move || shared.open_doubtful(&held, &digest, size)).await?
+            }
+        };
+        Ok(opened.map(|(source, identity)| {
+            self.shared.readers.fetch_add(1, Ordering::Relaxed);
+            BlobReader { shared: Arc::clone(&self.shared), digest: digest.clone(), size, identity, source }
+        }))
+    }
+
+    /// Whether the filesystem has the blob at that size, without opening a reader; another size is quarantined.
+    ///
+    /// Only a look. Whoever tells others "I hold it" calls [`Self::hold`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk cannot be asked.
+    pub async fn has(&self, digest: &Digest, size: u64) -> Result<bool> {
+        let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
+        let found = blocking(move || {
+            let path = shared.layout.blob(&wanted);
+            match fs::metadata(&path) {
+                Ok(metadata) => Ok(Some(metadata.len())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(Error::Io { doing: "look at", path, source }),
+            }
+        })
+        .await?;
+        match found {
+            Some(there) if there == size => Ok(true),
+            None => Ok(false),
+            Some(_) => {
+                let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+                let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+                blocking(move || shared.look(&held, &digest, size)).await
+            }
+        }
+    }
+
+    /// Says "I hold it" if so: under the digest's lock, durable, and pinned against deletion for one period (P21).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk cannot be asked or synced.
+    pub async fn hold(&self, digest: &Digest, size: u64) -> Result<bool> {
+        let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+        let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+        blocking(move || {
+            let holds = shared.look(&held, &digest, size)?;
+            if holds {
+                shared.make_durable(&digest, size)?;
+            }
+            Ok(holds)
+        })
+        .await
+    }
+
+    /// Reads a whole small blob (manifest body), verified against its digest; one that is read often comes from memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk cannot be read.
+    pub async fn read_all(&self, digest: &Digest, size: u64) -> Result<Option<Bytes>> {
+        if let Some(body) = self.shared.hot.get(digest).filter(|body| body.len() as u64 == size) {
+            return Ok(Some(body));
+        }
+        let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
+        match blocking(move || shared.read_whole(&wanted, size)).await? {
+            Whole::Good(body) => {
+                self.shared.hot.put(digest, &body);
+                Ok(Some(body))
+            }
+            Whole::Absent => Ok(None),
+            Whole::Bad => {
+                let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+                let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+                blocking(move || match shared.read_whole(&digest, size)? {
+                    Whole::Good(body) => Ok(Some(body)),
+                    Whole::Absent => Ok(None),
+                    Whole::Bad => {
+                        shared.set_aside_or_log(&held, &digest);
+                        Ok(None)
+                    }
+                })
+                .await
+            }
+        }
+    }
+}
+
+enum Whole {
+    Good(Bytes),
+    Absent,
+    Bad,
+}
+
+impl Shared {
+    fn open_source(&self, digest: &Digest, size: u64) -> Result<Opened> {
+        let path = self.layout.blob(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Absent),
+            Err(source) => return Err(Error::Io { doing: "open", path, source }),
+        };
+        let metadata = file.metadata().map_err(|source| Error::Io { doing: "look at", path: path.clone(), source })?;
+        if metadata.len() != size {
+            return Ok(Opened::Bad);
+        }
+        let identity = Identity::of(&metadata);
+        if size <= SUMLESS_BYTES_MAX {
+            return match disk::read_exact_at(&file, 0, usize::try_from(size).expect("small")) {
+                Ok(body) if Digest::of(digest.algorithm(), &body) == *digest => {
+                    Ok(Opened::Ready(Source::Whole(body.into()), identity))
+                }
+                Ok(_) => Ok(Opened::Bad),
+                Err(error) if is_damage(&error) => Ok(Opened::Bad),
+                Err(source) => Err(Error::Io { doing: "read", path, source }),
+            };
+        }
+        Ok(match self.read_sums(digest).filter(|(summed, _)| *summed == size) {
+            Some((_, sums)) => Opened::Ready(Source::Blocks(Checked::new(Arc::new(file), size, sums)), identity),
+            None => Opened::Unsummed,
+        })
+    }
+
+    /// The second look at a copy that seemed bad or had no sums, with its lock held.
+    fn open_doubtful(&self, held: &Held, digest: &Digest, size: u64) -> Result<Option<(Source, Identity)>> {
+        match self.open_source(digest, size)? {
+            Opened::Ready(source, identity) => return Ok(Some((source, identity))),
+            Opened::Absent => return Ok(None),
+            Opened::Bad => {}
+            Opened::Unsummed => {
+                if let Some(rebuilt) = self.rebuild_sums(digest, size)? {
+                    return Ok(Some(rebuilt));
+                }
+            }
+        }
+        self.set_aside_or_log(held, digest);
+        Ok(None)
+    }
+
+    /// Hashes a copy whole and writes its sums anew; `None` if it is not the digest's.
+    fn rebuild_sums(&self, digest: &Digest, size: u64) -> Result<Option<(Source, Identity)>> {
+        let path = self.layout.blob(digest);
+        let failed = |source: io::Error| Error::Io { doing: "read", path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        let identity = Identity::of(&file.metadata().map_err(failed)?);
+        let (actual, sums) = match hash_file(&file, digest.algorithm(), size) {
+            Ok(hashed) => hashed,
+            Err(error) if is_damage(&error) => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        if actual != *digest {
+            return Ok(None);
+        }
+        // A disk that takes no writes still serves; the next reader hashes again.
+        if let Err(error) = self.write_sums(digest, size, &sums) {
+            tracing::warn!(%error, %digest, "block sums could not be written");
+        }
+        Ok(Some((Source::Blocks(Checked::new(Arc::new(file), size, sums)), identity)))
+    }
+
+    fn read_whole(&self, digest: &Digest, size: u64) -> Result<Whole> {
+        let path = self.layout.blob(digest);
+        match fs::read(&path) {
+            Ok(body) if body.len() as u64 == size && Digest::of(digest.algorithm(), &body) == *digest => {
+                Ok(Whole::Good(body.into()))
+            }
+            Ok(_) => Ok(Whole::Bad),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Whole::Absent),
+            Err(error) if is_damage(&error) => Ok(Whole::Bad),
+            Err(source) => Err(Error::Io { doing: "read", path, source }),
+        }
+    }
+
+    pub(super) fn set_aside_or_log(&self, held: &Held, digest: &Digest) {
+        if let Err(error) = self.set_aside(held, digest) {
+            tracing::warn!(%error, %digest, "damaged copy could not be set aside");
+        }
+    }
+
+    /// The size and sums that the sidecar says.
+    pub(super) fn read_sums(&self, digest: &Digest) -> Option<(u64, Vec<u32>)> {
+        sums::decode(&fs::read(self.layout.sums(digest)).ok()?, digest)
+    }
+
+    pub(super) fn has_sums(&self, digest: &Digest, size: u64) -> bool {
+        size <= SUMLESS_BYTES_MAX || self.read_sums(digest).is_some_and(|(summed, _)| summed == size)
+    }
+
+    /// Whether every block of the copy agrees with its sum (or a small copy, or one without sums, with its digest).
+    pub(super) fn check_sums(&self, digest: &Digest, size: u64) -> Result<bool> {
+        let checked = match self.open_source(digest, size)? {
+            Opened::Ready(Source::Whole(_), _) => return Ok(true),
+            Opened::Ready(Source::Blocks(checked), _) => checked,
+            Opened::Unsummed => return Ok(self.rebuild_sums(digest, size)?.is_some()),
+            Opened::Absent | Opened::Bad => return Ok(false),
+        };
+        let mut block = 0;
+        while block * BLOCK_BYTES < size {
+            match checked.read(block, BLOCKS_PER_READ) {
+                Ok(bytes) => block += (bytes.len() as u64).div_ceil(BLOCK_BYTES),
+                Err(ReadFault::Damaged { .. }) => return Ok(false),
+                Err(ReadFault::Io(source)) => {
+                    return Err(Error::Io { doing: "read", path: self.layout.blob(digest), source });
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn hash_file(file: &File, algorithm: crate::oci::Algorithm, size: u64) -> io::Result<(Digest, Vec<u32>)> {
+    const STEP: u64 = 1 << 20;
+    let mut hasher = crate::oci::Hasher::new(algorithm);
+    let mut summer = sums::Summer::default();
+    let mut position = 0;
+    while position < size {
+        let step = usize::try_from(STEP.min(size - position)).expect("at most 1 MiB");
+        let bytes = disk::read_exact_at(file, position, step)?;
+        hasher.update(&bytes);
+        summer.update(&bytes);
+        position += bytes.len() as u64;
+    }
+    Ok((hasher.finish(), summer.finish()))
+}
+
+impl BlobReader {
+    /// Bytes of the blob.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads checked bytes of `[start, end)` from `start` on: at least one, at most 1 MiB, up to the end of a block or `end`.
+    ///
+    /// `start < end <= size`. While many readers are open a call gives at most 256 KiB, which bounds the memory of all.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::BlockDamaged`] if the block of `start` is damaged or cannot be read: the caller quarantines the copy and
+    ///   goes on from `start` at another holder. Good blocks before a damaged one are given first.
+    /// - [`Error::SizeMismatch`] if the range is empty or beyond the blob.
+    /// - [`Error::Io`] if the disk cannot be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call changes nothing.
+    pub async fn read(&mut self, start: u64, end: u64) -> Result<Bytes> {
+        if start >= end || end > self.size {
+            return Err(Error::SizeMismatch { expected: self.size, actual: end });
+        }
+        let checked = match &self.source {
+            Source::Whole(body) => {
+                let range = usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
+                return Ok(body.slice(range));
+            }
+            Source::Blocks(checked) => checked.clone(),
+        };
+        let eager = self.shared.readers.load(Ordering::Relaxed) <= EAGER_READERS_MAX;
+        let first = start / BLOCK_BYTES;
+        let count = (end.div_ceil(BLOCK_BYTES) - first).min(if eager { BLOCKS_PER_READ } else { 1 });
+        let (shared, digest, identity) = (Arc::clone(&self.shared), self.digest.clone(), self.identity);
+        let bytes = blocking(move || match checked.read(first, count) {
+            Ok(bytes) => Ok(Bytes::from(bytes)),
+            Err(ReadFault::Damaged { block }) => {
+                shared.note_damage(&digest, identity);
+                Err(Error::BlockDamaged { digest, block })
+            }
+            Err(ReadFault::Io(source)) => Err(Error::Io { doing: "read", path: shared.layout.blob(&digest), source }),
+        })
+        .await?;
+        let skip = usize::try_from(start - first * BLOCK_BYTES).expect("within a block");
+        let stop = usize::try_from(end - first * BLOCK_BYTES).map_or(bytes.len(), |stop| stop.min(bytes.len()));
+        Ok(bytes.slice(skip..stop))
+    }
+}
+
+impl Drop for BlobReader {
+    fn drop(&mut self) {
+        self.shared.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

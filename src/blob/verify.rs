@@ -1,0 +1,108 @@
+//! Hashing a copy again, slowly (scrub).
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::index::BlobEntry;
+use super::locks::Item;
+use super::quarantine::Identity;
+use super::store::{BlobStore, blocking};
+use super::sums::{Summer, is_damage};
+use crate::disk;
+use crate::oci::{Digest, Hasher};
+
+const STEP_BYTES: u64 = 1 << 20;
+
+/// What hashing a copy again showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The bytes are the digest's, and its block sums are in order.
+    Good,
+    /// No copy lies here.
+    Missing,
+    /// The copy was damaged and has been set aside.
+    Quarantined,
+}
+
+impl BlobStore {
+    /// Hashes a copy again and sets it aside if it is not `digest` with `size` bytes; mends missing block sums.
+    ///
+    /// Reads at most `bytes_per_second`, if given. The index remembers when it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk cannot be read or the copy not be moved.
+    pub async fn verify(&self, digest: &Digest, size: u64, bytes_per_second: Option<u64>) -> Result<Verdict> {
+        let path = self.shared.layout.blob(digest);
+        let opened = blocking(move || match File::open(&path).and_then(|file| file.metadata().map(|m| (file, m))) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { doing: "open", path, source }),
+        });
+        let Some((file, metadata)) = opened.await? else { return Ok(Verdict::Missing) };
+        let identity = Identity::of(&metadata);
+        let hashed =
+            if metadata.len() == size { self.hash_slowly(file, digest, size, bytes_per_second).await? } else { None };
+        let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+        let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+        blocking(move || {
+            let path = shared.layout.blob(&digest);
+            let there = path.metadata().ok().map(|metadata| Identity::of(&metadata));
+            let Some(sums) = hashed.filter(|(actual, _)| *actual == digest).map(|(_, sums)| sums) else {
+                // Another copy may have taken its place meanwhile, a verified one.
+                if there == Some(identity) {
+                    shared.set_aside(&held, &digest)?;
+                }
+                return Ok(if there.is_none() { Verdict::Missing } else { Verdict::Quarantined });
+            };
+            if there != Some(identity) {
+                return Ok(if there.is_none() { Verdict::Missing } else { Verdict::Good });
+            }
+            if !shared.has_sums(&digest, size) || shared.read_sums(&digest).is_some_and(|(_, there)| there != sums) {
+                shared.write_sums(&digest, size, &sums)?;
+            }
+            shared.index.put_blob(&BlobEntry { digest, size, verified_at: shared.now() });
+            Ok(Verdict::Good)
+        })
+        .await
+    }
+
+    /// The digest and sums of a file; `None` if it cannot be read to its end.
+    async fn hash_slowly(
+        &self,
+        file: File,
+        digest: &Digest,
+        size: u64,
+        bytes_per_second: Option<u64>,
+    ) -> Result<Option<(Digest, Vec<u32>)>> {
+        let file = Arc::new(file);
+        let mut state = (Hasher::new(digest.algorithm()), Summer::default());
+        let mut position = 0;
+        while position < size {
+            let step = STEP_BYTES.min(size - position);
+            let (file, path) = (Arc::clone(&file), self.shared.layout.blob(digest));
+            let (mut hasher, mut summer) = state;
+            let hashed = blocking(move || {
+                let bytes = match disk::read_exact_at(&file, position, usize::try_from(step).expect("at most 1 MiB")) {
+                    Ok(bytes) => bytes,
+                    Err(error) if is_damage(&error) => return Ok(None),
+                    Err(source) => return Err(Error::Io { doing: "read", path, source }),
+                };
+                hasher.update(&bytes);
+                summer.update(&bytes);
+                Ok(Some((hasher, summer)))
+            });
+            let Some(hashed) = hashed.await? else { return Ok(None) };
+            state = hashed;
+            position += step;
+            if let Some(rate) = bytes_per_second {
+                #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
+                tokio::time::sleep(Duration::from_secs_f64(step as f64 / rate.max(1) as f64)).await;
+            }
+        }
+        Ok(Some((state.0.finish(), state.1.finish())))
+    }
+}
