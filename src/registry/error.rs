@@ -170,10 +170,10 @@ impl From<replica::Error> for Error {
             replica::Error::NoHolder { lost: true, .. } => Self::Lost,
             replica::Error::NoHolder { lost: false, .. } => Self::Unavailable,
             replica::Error::TooFewCopies { made, needed, reason } => Self::TooFewCopies { made, needed, reason },
-            replica::Error::Blob(blob::Error::NoSpace) => Self::NoSpace,
+            replica::Error::Blob(error) => error.into(),
             replica::Error::Stopped => Self::no_quorum(),
             // What the client said of its bytes was compared already: a mismatch below is damage on the way.
-            error @ (replica::Error::Blob(_) | replica::Error::DigestMismatch { .. }) => Self::internal(error),
+            error @ replica::Error::DigestMismatch { .. } => Self::internal(error),
         }
     }
 }
@@ -182,6 +182,11 @@ impl From<blob::Error> for Error {
     fn from(error: blob::Error) -> Self {
         match error {
             blob::Error::NoSpace => Self::NoSpace,
+            // A failing disk is no fault of the request (I12): another node, or a later try, may do.
+            blob::Error::Io { .. } => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "disk failed a request");
+                Self::Unavailable
+            }
             error => Self::internal(error),
         }
     }
