@@ -21,6 +21,7 @@ impl Registry {
     /// [`super::Error::NoQuorum`], [`super::Error::NotOpen`], [`super::Error::Busy`].
     ///
     /// Spec: distribution-spec v1.1.1 end-11.
+    #[expect(clippy::too_many_arguments, reason = "who, where and what: each has a type of its own")]
     pub async fn mount(
         &self,
         caller: &Caller,

@@ -37,6 +37,7 @@ impl Registry {
     /// Once the last byte has arrived, the push goes on without the caller.
     ///
     /// Spec: distribution-spec v1.1.1 end-6.
+    #[expect(clippy::too_many_arguments, reason = "who, where and what: each has a type of its own")]
     pub async fn commit(
         &self,
         caller: &Caller,

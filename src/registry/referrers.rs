@@ -22,6 +22,7 @@ impl Registry {
     /// [`super::Error::NoQuorum`] only if the caller waits for a log index that does not come.
     ///
     /// Spec: distribution-spec v1.1.1 end-12a, end-12b.
+    #[expect(clippy::too_many_arguments, reason = "who, where and what: each has a type of its own")]
     pub async fn referrers(
         &self,
         caller: &Caller,
@@ -31,7 +32,7 @@ impl Registry {
         after: Option<&Digest>,
     ) -> Result<Page<Referrer>> {
         let view = self.view(caller).await?;
-        let all = view.state.referrers(repository, subject, after).into_iter();
+        let all = view.state.referrers(repository, subject, after);
         let (items, more) = cut(all.filter(|referrer| is_wanted(referrer, artifact_types)), PAGE_BYTES_MAX);
         Ok(Page { items, more, stale: !view.fresh })
     }
