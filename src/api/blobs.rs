@@ -43,11 +43,7 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
 }
 
 /// Removes a blob from a repository; it is gone everywhere when this is answered (I5).
-pub(super) async fn delete(
-    call: &Call<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<Response, Failure> {
+pub(super) async fn delete(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Result<Response, Failure> {
     let index = call.registry().delete_blob(&call.caller, repository, digest).await?;
     Ok(headers::empty(StatusCode::ACCEPTED).set(headers::INDEX, index).set(headers::CONTENT_DIGEST, digest))
 }

@@ -40,7 +40,8 @@ struct Shared {
 impl ClientBody {
     pub(super) fn new(body: Body, headers: &HeaderMap) -> Self {
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
-        let shared = Shared { body: Mutex::new(body), ended: AtomicBool::new(false), timed_out: AtomicBool::new(false) };
+        let shared =
+            Shared { body: Mutex::new(body), ended: AtomicBool::new(false), timed_out: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), length, awaits_continue: headers.contains_key(header::EXPECT) }
     }
 

@@ -94,7 +94,8 @@ pub(super) fn reading(headers: &HeaderMap, digest: &Digest) -> Result<Reading, F
 /// Says whether a `Range` counts: not if `If-Range` names something else than `digest`.
 pub(super) fn range_counts(headers: &HeaderMap, digest: &Digest) -> bool {
     // A date never equals ours: we send none.
-    Tags::of(headers, &header::IF_RANGE).is_none_or(|tags| matches!(&tags, Tags::List(_)) && tags.matches_strongly(digest))
+    Tags::of(headers, &header::IF_RANGE)
+        .is_none_or(|tags| matches!(&tags, Tags::List(_)) && tags.matches_strongly(digest))
 }
 
 /// Returns the condition of a write.
@@ -161,9 +162,13 @@ mod tests {
 
     #[test]
     fn a_range_counts_only_for_the_content_it_was_meant_for() {
-        for (value, expected) in
-            [("\"ONE\"", true), ("W/\"ONE\"", false), ("\"TWO\"", false), ("Mon, 01 Jan 2024 00:00:00 GMT", false), ("*", false)]
-        {
+        for (value, expected) in [
+            ("\"ONE\"", true),
+            ("W/\"ONE\"", false),
+            ("\"TWO\"", false),
+            ("Mon, 01 Jan 2024 00:00:00 GMT", false),
+            ("*", false),
+        ] {
             assert_eq!(range_counts(&headers(&[(header::IF_RANGE, value)]), &one()), expected, "{value}");
         }
         assert!(range_counts(&headers(&[]), &one()));

@@ -161,12 +161,11 @@ impl From<Error> for Failure {
             Error::ManifestInvalid(ManifestError::Invalid(_)) => bad(ErrorCode::ManifestInvalid),
             Error::ManifestReferencesUnknown { digests } => references_unknown(&digests),
             Error::ConditionFailed { current } => condition_failed(current.as_ref(), &told),
-            Error::Referenced { by } => Self::new(StatusCode::CONFLICT, ErrorCode::Denied, &told)
-                .detail(json!({ "digest": by.to_string() })),
-            Error::TooManyUploads { .. } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, &told)
-                    .header(header::RETRY_AFTER, 60)
+            Error::Referenced { by } => {
+                Self::new(StatusCode::CONFLICT, ErrorCode::Denied, &told).detail(json!({ "digest": by.to_string() }))
             }
+            Error::TooManyUploads { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, &told)
+                .header(header::RETRY_AFTER, 60),
             Error::ChunkTooSmall { min } => bad(ErrorCode::SizeInvalid).header(headers::CHUNK_MIN_LENGTH, min),
             Error::ManifestTooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::ManifestInvalid, &told)

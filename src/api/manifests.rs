@@ -24,7 +24,8 @@ pub(super) async fn get(
     reference: &Reference,
 ) -> Result<Response, Failure> {
     // A client that may have it already is not worth a read of the body.
-    let unconditional = !call.headers.contains_key(header::IF_NONE_MATCH) && !call.headers.contains_key(header::IF_MATCH);
+    let unconditional =
+        !call.headers.contains_key(header::IF_NONE_MATCH) && !call.headers.contains_key(header::IF_MATCH);
     let mut found = find(call, repository, reference, !call.is_head() && unconditional).await?;
     if conditions::reading(&call.headers, &found.digest)? == Reading::NotModified {
         return Ok(described(headers::empty(StatusCode::NOT_MODIFIED), &found));

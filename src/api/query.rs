@@ -126,9 +126,14 @@ mod tests {
 
     #[test]
     fn page_sizes_are_clamped_or_refused() {
-        for (text, limit) in
-            [("", 1000), ("n=5", 5), ("n=0", 0), ("n=1000000000", 1000), ("n=9999999999999999999999", 1000), ("n=007", 7)]
-        {
+        for (text, limit) in [
+            ("", 1000),
+            ("n=5", 5),
+            ("n=0", 0),
+            ("n=1000000000", 1000),
+            ("n=9999999999999999999999", 1000),
+            ("n=007", 7),
+        ] {
             assert_eq!(query(text).limit().ok(), Some(limit), "{text}");
         }
         for text in ["n=-1", "n=abc", "n=1.5", "n=", "n=%2B1", "n=1&n=1", "n=0x1", "n=٣"] {

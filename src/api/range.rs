@@ -82,7 +82,9 @@ impl Multipart {
         let head = |range: &ByteRange| {
             let ByteRange { start, end } = *range;
             let last = end - 1;
-            format!("\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: bytes {start}-{last}/{size}\r\n\r\n")
+            format!(
+                "\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: bytes {start}-{last}/{size}\r\n\r\n"
+            )
         };
         Self {
             heads: ranges.iter().map(|range| (Bytes::from(head(range)), *range)).collect(),

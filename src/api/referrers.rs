@@ -50,11 +50,7 @@ impl<'a> From<&'a Referrer> for Descriptor<'a> {
 }
 
 /// Lists what refers to a digest, which need not exist; never a 404.
-pub(super) async fn list(
-    call: &Call<'_>,
-    repository: &RepositoryName,
-    subject: &Digest,
-) -> Result<Response, Failure> {
+pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName, subject: &Digest) -> Result<Response, Failure> {
     let last = call.query.digest("last")?;
     // No media type holds a space: a client that wrote `+json` plainly meant a plus.
     let types: Vec<String> =

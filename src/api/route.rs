@@ -156,7 +156,8 @@ pub(super) fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
             decoded.push(byte);
             continue;
         }
-        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
+        let mut digit =
+            || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
         let (high, low) = (digit()?, digit()?);
         decoded.push(high << 4 | low);
     }
@@ -260,8 +261,20 @@ mod tests {
     #[test]
     fn other_paths_are_unknown() {
         for path in [
-            "/", "/v1/", "/v2x", "/v2/a", "/v2/a/b/c", "/v2/tags/list", "/v2/manifests/v1", "/v2/blobs/DIGEST", "/v2/a/tags",
-            "/v2/a/tags/list/", "/v2/a/manifests/v/", "/v2/_catalog/", "/v2//", "",
+            "/",
+            "/v1/",
+            "/v2x",
+            "/v2/a",
+            "/v2/a/b/c",
+            "/v2/tags/list",
+            "/v2/manifests/v1",
+            "/v2/blobs/DIGEST",
+            "/v2/a/tags",
+            "/v2/a/tags/list/",
+            "/v2/a/manifests/v/",
+            "/v2/_catalog/",
+            "/v2//",
+            "",
         ] {
             check(path, Err(RouteError::Unknown));
         }
@@ -270,7 +283,9 @@ mod tests {
     #[test]
     fn every_thing_knows_its_methods_and_what_they_need() {
         let manifest = tag("a", "v").unwrap();
-        assert!(manifest.allows(&Method::HEAD) && !manifest.allows(&Method::POST) && !manifest.allows(&Method::OPTIONS));
+        assert!(
+            manifest.allows(&Method::HEAD) && !manifest.allows(&Method::POST) && !manifest.allows(&Method::OPTIONS)
+        );
         assert_eq!(manifest.action(&Method::PUT), Action::Push);
         assert_eq!(manifest.action(&Method::DELETE), Action::Delete);
         assert_eq!(manifest.action(&Method::GET), Action::Pull);

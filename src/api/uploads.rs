@@ -16,7 +16,11 @@ use super::error::Failure;
 use super::headers::{self, SetHeader};
 
 /// Begins a push: mounts a blob, takes a whole one, or opens a session.
-pub(super) async fn start(call: &Call<'_>, repository: &RepositoryName, body: &ClientBody) -> Result<Response, Failure> {
+pub(super) async fn start(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    body: &ClientBody,
+) -> Result<Response, Failure> {
     headers::refuse_encoding(&call.headers)?;
     let algorithm = match call.query.one("digest-algorithm")? {
         Some(text) => Some(text.parse::<Algorithm>().map_err(|error| digest_invalid(&error.to_string()))?),
@@ -38,11 +42,7 @@ pub(super) async fn start(call: &Call<'_>, repository: &RepositoryName, body: &C
 }
 
 /// Mounts a blob of another repository; `None` if that cannot be or may not be: both look the same (I10).
-async fn mount(
-    call: &Call<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<Option<BlobPushed>, Failure> {
+async fn mount(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobPushed>, Failure> {
     let from = match call.query.one("from")?.filter(|text| !text.is_empty()).map(str::parse::<RepositoryName>) {
         None => None,
         Some(Ok(from)) => Some(from),
@@ -54,9 +54,9 @@ async fn mount(
     };
     match call.registry().mount(&call.caller, repository, digest, from.as_ref(), &readable).await {
         Ok(pushed) => Ok(pushed),
-        Err(Error::NameUnknown | Error::BlobUnknown | Error::Unavailable | Error::Lost | Error::TooFewCopies { .. }) => {
-            Ok(None)
-        }
+        Err(
+            Error::NameUnknown | Error::BlobUnknown | Error::Unavailable | Error::Lost | Error::TooFewCopies { .. },
+        ) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -134,9 +134,9 @@ const CONTENT_RANGE: HeaderName = header::CONTENT_RANGE;
 /// Names the session in an answer that says it stands elsewhere: the client goes on from there.
 fn refused(error: Error, repository: &RepositoryName, id: UploadId) -> Failure {
     match error {
-        Error::RangeInvalid { length } => {
-            Failure::from(error).header(header::LOCATION, location(repository, id, length)).header(headers::UPLOAD_UUID, id)
-        }
+        Error::RangeInvalid { length } => Failure::from(error)
+            .header(header::LOCATION, location(repository, id, length))
+            .header(headers::UPLOAD_UUID, id),
         error => error.into(),
     }
 }

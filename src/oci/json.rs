@@ -52,10 +52,6 @@ impl<'a> Object<'a> {
     pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value))
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 /// Parses a whole document; time and memory are bounded by its length and by the limits above.
