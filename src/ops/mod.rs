@@ -1,3 +1,78 @@
 //! Shows health, status and metrics and carries out operators' commands.
+//!
+//! Owns whether the node is ready ([`Health`]). Invariants: `/livez` and `/readyz` need no login, everything else passes
+//! `auth`; the cluster's status is answered within two seconds, quorum or not, and what is not known is null, never a guess.
+//! Does not decide anything: it reads what other modules say of themselves. Start reading at [`router`].
 
+mod access;
 pub mod client;
+mod error;
+mod health;
+mod openapi;
+mod report;
+mod routes;
+mod service;
+mod status;
+mod wire;
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::auth::Auth;
+use crate::blob::BlobStore;
+use crate::gossip::Gossip;
+use crate::meta::Meta;
+use crate::rpc::Peers;
+use crate::telemetry::Metrics;
+
+pub use health::{Health, Stage};
+pub use report::Report;
+pub use routes::{router, starting};
+pub use service::AdminService;
+
+/// How the bytes on this node compare with what should lie here, as upkeep last saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copies {
+    /// Linked content that should lie here and does not.
+    pub missing: u64,
+    /// Linked content that no node has.
+    pub lost: u64,
+    /// All linked content was compared at least once since the start.
+    pub compared: bool,
+    /// Bytes fetched per second, lately.
+    pub fetched_bytes_per_second: u64,
+    /// Fetches that failed since the start.
+    pub failed_fetches: u64,
+}
+
+/// What there is to show.
+#[derive(Clone)]
+pub struct Parts {
+    /// Whether the node is ready.
+    pub health: Health,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// Who may see more than that.
+    pub auth: Auth,
+    /// The agreement.
+    pub meta: Meta,
+    /// Who is alive.
+    pub gossip: Gossip,
+    /// The other nodes.
+    pub peers: Peers,
+    /// This node's bytes.
+    pub blobs: BlobStore,
+    /// This node's bytes compared with what should be.
+    pub copies: Arc<dyn Fn() -> Copies + Send + Sync>,
+    /// Copies wanted of each blob.
+    pub copies_wanted: usize,
+    /// When the node was started.
+    pub started: Instant,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("health", &self.health).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,140 @@
+//! The administration interface, described.
+
+use serde_json::{Value, json};
+
+/// Describes `/api/v1` and its neighbours as OpenAPI 3.1.
+pub(super) fn description() -> Value {
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rafthold administration",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "What is not known is null.",
+        },
+        "paths": {
+            "/livez": { "get": plain("Says that the process lives.", "It lives.") },
+            "/readyz": { "get": plain("Says whether the node should be sent requests.", "It is ready.") },
+            "/metrics": { "get": plain("Prints metrics in the OpenMetrics text format.", "The metrics.") },
+            "/api/v1/openapi.json": { "get": document("Describes this interface.", &json!({ "type": "object" })) },
+            "/api/v1/cluster/status": {
+                "get": document("Shows the cluster as this node sees it.", &json!({ "$ref": "#/components/schemas/Status" })),
+            },
+        },
+        "components": {
+            "securitySchemes": { "basic": { "type": "http", "scheme": "basic" } },
+            "schemas": { "Status": status(), "Node": node(), "Error": error() },
+        },
+        "security": [{ "basic": [] }, {}],
+    })
+}
+
+fn plain(summary: &str, meaning: &str) -> Value {
+    json!({
+        "summary": summary,
+        "responses": {
+            "200": { "description": meaning, "content": { "text/plain": {} } },
+            "503": { "description": "The node is starting or stopping.", "content": { "text/plain": {} } },
+        },
+    })
+}
+
+fn document(summary: &str, schema: &Value) -> Value {
+    let error = |meaning: &str| {
+        json!({
+            "description": meaning,
+            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
+        })
+    };
+    json!({
+        "summary": summary,
+        "responses": {
+            "200": { "description": "The document.", "content": { "application/json": { "schema": schema } } },
+            "401": error("A login is needed."),
+            "403": error("The login does not suffice."),
+            "503": error("The node is starting."),
+        },
+    })
+}
+
+fn status() -> Value {
+    json!({
+        "type": "object",
+        "required": ["cluster_id", "leader", "term", "nodes", "blobs"],
+        "properties": {
+            "cluster_id": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+            "leader": { "type": ["integer", "null"], "description": "A node's id." },
+            "term": { "type": "integer" },
+            "version": { "type": "string" },
+            "open": { "type": "boolean", "description": "The first nodes are all here: writes are taken." },
+            "asked": { "type": "integer", "description": "The node that answers." },
+            "nodes": { "type": "array", "items": { "$ref": "#/components/schemas/Node" } },
+            "blobs": {
+                "type": "object",
+                "properties": {
+                    "under_replicated": { "type": ["integer", "null"] },
+                    "over_replicated": { "type": ["integer", "null"] },
+                    "lost": { "type": ["integer", "null"] },
+                },
+            },
+            "repair": {
+                "type": "object",
+                "properties": {
+                    "queue": { "type": "integer" },
+                    "rate_bytes_per_second": { "type": "integer" },
+                    "failed": { "type": "integer" },
+                },
+            },
+            "warnings": { "type": "array", "items": { "type": "string" } },
+        },
+    })
+}
+
+fn node() -> Value {
+    let integer = || json!({ "type": ["integer", "null"] });
+    json!({
+        "type": "object",
+        "required": ["id", "name", "role", "state", "applied", "state_hash"],
+        "properties": {
+            "id": { "type": "integer" },
+            "name": { "type": "string" },
+            "zone": { "type": "string" },
+            "region": { "type": "string" },
+            "api": { "type": "string", "format": "uri" },
+            "rpc": { "type": "string" },
+            "role": { "enum": ["voter", "learner"] },
+            "state": { "enum": ["leader", "follower", "candidate", "unreachable"] },
+            "applied": integer(),
+            "state_hash": { "type": ["string", "null"], "pattern": "^[0-9a-f]{32}$" },
+            "last_log": integer(),
+            "snapshot": integer(),
+            "term": integer(),
+            "leader": integer(),
+            "fresh": { "type": ["boolean", "null"] },
+            "version": { "type": ["string", "null"] },
+            "pid": integer(),
+            "uptime_seconds": integer(),
+            "placement": { "enum": ["in", "out", "decommissioned"] },
+            "gossip": { "enum": ["live", "suspect", "dead", null] },
+            "gossip_heard_ms": integer(),
+            "gossip_reason": { "type": ["string", "null"] },
+            "blobs": integer(),
+            "blob_bytes": integer(),
+            "extents": integer(),
+            "index_complete": { "type": ["boolean", "null"] },
+            "refuses_writes": { "type": ["boolean", "null"] },
+            "repair_queue": integer(),
+        },
+    })
+}
+
+fn error() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": { "code": { "type": "string" }, "message": { "type": "string" } },
+            },
+        },
+    })
+}

@@ -1,0 +1,65 @@
+//! One node's view of itself.
+
+use crate::meta::RaftState;
+use crate::topology::NodeId;
+
+use super::Parts;
+
+/// How one node is, at one moment, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub(super) node: NodeId,
+    pub(super) version: String,
+    pub(super) applied: u64,
+    /// Of the agreed state at `applied`.
+    pub(super) state_hash: u128,
+    pub(super) last_log: u64,
+    pub(super) snapshot: u64,
+    pub(super) term: u64,
+    pub(super) leader: Option<NodeId>,
+    pub(super) state: String,
+    pub(super) fresh: bool,
+    pub(super) blobs: u64,
+    pub(super) blob_bytes: u64,
+    pub(super) extents: u64,
+    pub(super) index_complete: bool,
+    pub(super) refuses_writes: bool,
+    pub(super) copies: super::Copies,
+    pub(super) uptime_seconds: u64,
+    pub(super) pid: u32,
+}
+
+/// Makes this node's report.
+pub(super) fn own(parts: &Parts) -> Report {
+    let meta = parts.meta.status();
+    let usage = parts.blobs.usage();
+    Report {
+        node: meta.me,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        applied: meta.applied,
+        state_hash: meta.state_hash,
+        last_log: meta.last_log,
+        snapshot: meta.snapshot,
+        term: meta.term,
+        leader: meta.leader,
+        state: state_name(meta.state).to_owned(),
+        fresh: meta.fresh,
+        blobs: usage.blobs,
+        blob_bytes: usage.blob_bytes,
+        extents: usage.extents,
+        index_complete: usage.index_complete,
+        refuses_writes: parts.blobs.refuses_writes(),
+        copies: (parts.copies)(),
+        uptime_seconds: parts.started.elapsed().as_secs(),
+        pid: std::process::id(),
+    }
+}
+
+fn state_name(state: RaftState) -> &'static str {
+    match state {
+        RaftState::Leader => "leader",
+        RaftState::Follower => "follower",
+        RaftState::Candidate => "candidate",
+        RaftState::Unreachable => "unreachable",
+    }
+}

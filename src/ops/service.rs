@@ -1,0 +1,29 @@
+//! Answers other nodes that ask for this one's report.
+
+use tonic::{Request, Response, Status};
+
+use crate::rpc::proto::admin_server::{Admin, AdminServer};
+use crate::rpc::proto::{ReportRequest, ReportResponse};
+use crate::rpc::{MESSAGE_BYTES_MAX, peer};
+
+use super::{Parts, report};
+
+/// The gRPC side of `ops`.
+#[derive(Debug, Clone)]
+pub struct AdminService(Parts);
+
+impl AdminService {
+    /// Makes the service for this node's rpc server.
+    #[must_use]
+    pub fn server(parts: Parts) -> AdminServer<Self> {
+        AdminServer::new(Self(parts)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        peer(&request)?;
+        Ok(Response::new(report::own(&self.0).into()))
+    }
+}

@@ -1,0 +1,201 @@
+//! The state of the cluster as one node sees it, with every node's own word where it answers.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use crate::gossip::{Liveness, Members};
+use crate::meta::VoterSets;
+use crate::topology::{NodeId, NodeRecord, NodeState, Topology};
+
+use super::{Parts, Report, report, wire};
+
+/// Asks all nodes and puts the answers together; takes at most about a second.
+pub(super) async fn cluster(parts: &Parts) -> Value {
+    let own = report::own(parts);
+    let topology = parts.meta.topology().borrow().clone();
+    let members = parts.gossip.members().borrow().clone();
+    let others = topology.nodes.keys().filter(|id| **id != own.node);
+    let answers = join_all(others.map(|id| wire::ask(&parts.peers, *id))).await;
+    let mut reports: BTreeMap<NodeId, Report> =
+        answers.into_iter().flatten().map(|report| (report.node, report)).collect();
+    let asked = own.node;
+    reports.insert(asked, own);
+    let seen = Seen {
+        cluster: parts.meta.status().cluster.to_string(),
+        asked,
+        open: parts.meta.local().is_open(),
+        voters: parts.meta.voter_sets(),
+        copies_wanted: parts.copies_wanted,
+        linked: Some(parts.meta.local().contents(None, LINKED_COUNTED).len()).filter(|linked| *linked < LINKED_COUNTED),
+        topology: &topology,
+        members: &members,
+        reports: &reports,
+    };
+    seen.print()
+}
+
+/// Linked content is counted up to here; beyond, the number is not known.
+const LINKED_COUNTED: usize = 100_000;
+
+/// Everything the answer is made from.
+struct Seen<'a> {
+    cluster: String,
+    asked: NodeId,
+    open: bool,
+    voters: VoterSets,
+    copies_wanted: usize,
+    linked: Option<usize>,
+    topology: &'a Topology,
+    members: &'a Members,
+    reports: &'a BTreeMap<NodeId, Report>,
+}
+
+impl Seen<'_> {
+    fn print(&self) -> Value {
+        let nodes: Vec<Value> = self.topology.nodes.values().map(|node| self.node(node)).collect();
+        let (term, leader) = self.leader();
+        let sum = |value: fn(&Report) -> u64| self.reports.values().map(value).sum::<u64>();
+        json!({
+            "cluster_id": self.cluster,
+            "leader": leader.map(|leader| leader.0),
+            "term": term,
+            "version": env!("CARGO_PKG_VERSION"),
+            "open": self.open,
+            "asked": self.asked.0,
+            "nodes": nodes,
+            "blobs": {
+                "under_replicated": self.under_replicated(),
+                "over_replicated": self.over_replicated(),
+                "lost": self.lost(),
+            },
+            "repair": {
+                "queue": sum(|report| report.copies.missing),
+                "rate_bytes_per_second": sum(|report| report.copies.fetched_bytes_per_second),
+                "failed": sum(|report| report.copies.failed_fetches),
+            },
+            "warnings": self.warnings(leader),
+        })
+    }
+
+    /// The leader of the newest term that anybody who answered knows of.
+    fn leader(&self) -> (u64, Option<NodeId>) {
+        let term = self.reports.values().map(|report| report.term).max().unwrap_or(0);
+        // a leader that does not answer here may still lead for the others; one that says it leads is surely the one
+        let newest = || self.reports.values().filter(|report| report.term == term);
+        let says_so = newest().find(|report| report.state == "leader").map(|report| report.node);
+        (term, says_so.or_else(|| newest().find_map(|report| report.leader)))
+    }
+
+    fn is_voter(&self, node: NodeId) -> bool {
+        self.voters.sets.iter().any(|set| set.contains(&node))
+    }
+
+    fn node(&self, node: &NodeRecord) -> Value {
+        let report = self.reports.get(&node.id);
+        let member = self.members.get(&node.id);
+        let liveness = match member.map(|member| member.liveness) {
+            _ if node.id == self.asked => Some("live"),
+            Some(Liveness::Live) => Some("live"),
+            Some(Liveness::Suspect) => Some("suspect"),
+            Some(Liveness::Dead) => Some("dead"),
+            None => None,
+        };
+        let placement = match node.state {
+            NodeState::In => "in",
+            NodeState::Out => "out",
+            NodeState::Decommissioned => "decommissioned",
+        };
+        json!({
+            "id": node.id.0,
+            "name": node.name,
+            "zone": node.zone.0,
+            "region": node.region.0,
+            "api": node.api_url,
+            "rpc": node.rpc_address,
+            "role": if self.is_voter(node.id) { "voter" } else { "learner" },
+            "state": report.map_or("unreachable", |report| report.state.as_str()),
+            "applied": report.map(|report| report.applied),
+            "state_hash": report.map(|report| format!("{:032x}", report.state_hash)),
+            "last_log": report.map(|report| report.last_log),
+            "snapshot": report.map(|report| report.snapshot),
+            "term": report.map(|report| report.term),
+            "leader": report.and_then(|report| report.leader).map(|leader| leader.0),
+            "fresh": report.map(|report| report.fresh),
+            "version": report.map(|report| report.version.as_str()),
+            "pid": report.map(|report| report.pid),
+            "uptime_seconds": report.map(|report| report.uptime_seconds),
+            "placement": placement,
+            "gossip": liveness,
+            "gossip_heard_ms": member.and_then(|member| member.since_heard).map(millis),
+            "gossip_reason": member.and_then(|member| member.reason.as_deref()),
+            "blobs": report.map(|report| report.blobs),
+            "blob_bytes": report.map(|report| report.blob_bytes),
+            "extents": report.map(|report| report.extents),
+            "index_complete": report.map(|report| report.index_complete),
+            "refuses_writes": report.map(|report| report.refuses_writes),
+            "repair_queue": report.map(|report| report.copies.missing),
+        })
+    }
+
+    fn all_compared(&self) -> bool {
+        self.reports.values().all(|report| report.copies.compared)
+    }
+
+    fn all_answered(&self) -> bool {
+        self.topology.nodes.keys().all(|node| self.reports.contains_key(node))
+    }
+
+    /// Every node is wanted for every blob: no more nodes than copies.
+    fn all_hold_all(&self) -> bool {
+        self.topology.members() <= self.copies_wanted
+    }
+
+    /// Zero exactly if no copy is missing; else the number that the node which lacks most lacks.
+    fn under_replicated(&self) -> Option<u64> {
+        if !self.all_answered() {
+            // what lies on a node that is away is no live copy
+            let linked = self.linked.filter(|_| self.all_hold_all());
+            return linked.map(|linked| linked as u64);
+        }
+        let most = self.reports.values().map(|report| report.copies.missing).max();
+        most.filter(|_| self.all_compared())
+    }
+
+    fn over_replicated(&self) -> Option<u64> {
+        self.all_hold_all().then_some(0)
+    }
+
+    fn lost(&self) -> Option<u64> {
+        let most = self.reports.values().map(|report| report.copies.lost).max().unwrap_or(0);
+        (most > 0 || (self.all_compared() && self.all_answered())).then_some(most)
+    }
+
+    fn warnings(&self, leader: Option<NodeId>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if leader.is_none() {
+            warnings.push("no leader is known: writes are refused, reads may be old".to_owned());
+        }
+        if self.voters.sets.iter().any(|set| set.len() == 2) {
+            warnings.push("two voters do not survive the loss of one".to_owned());
+        }
+        if !self.open {
+            warnings.push("the registry is not open yet: its first nodes are not all here".to_owned());
+        }
+        let mut hashes: BTreeMap<u64, u128> = BTreeMap::new();
+        for report in self.reports.values() {
+            if *hashes.entry(report.applied).or_insert(report.state_hash) != report.state_hash {
+                warnings.push(format!("nodes differ in their state at log index {}", report.applied));
+            }
+            if report.refuses_writes {
+                warnings.push(format!("node {} is short of disk space and refuses new bytes", report.node));
+            }
+        }
+        warnings
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

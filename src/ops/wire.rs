@@ -1,0 +1,89 @@
+//! Reports between nodes.
+
+use std::time::Duration;
+
+use crate::rpc::proto::admin_client::AdminClient;
+use crate::rpc::proto::{ReportRequest, ReportResponse};
+use crate::rpc::{Lane, MESSAGE_BYTES_MAX, Peers, within};
+use crate::topology::NodeId;
+
+use super::{Copies, Report};
+
+/// How long a node may take to report itself.
+const REPORT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Asks another node for its report; `None` if it does not answer in time.
+pub(super) async fn ask(peers: &Peers, node: NodeId) -> Option<Report> {
+    let channel = peers.channel(node, Lane::Control).ok()?;
+    let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let response = within(REPORT_DEADLINE, client.report(ReportRequest {})).await.ok()?;
+    Report::try_from(response.into_inner()).ok().filter(|report| report.node == node)
+}
+
+/// A peer's report that makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a state hash has 16 bytes")]
+pub struct StateHashLength;
+
+impl TryFrom<ReportResponse> for Report {
+    type Error = StateHashLength;
+
+    fn try_from(wire: ReportResponse) -> Result<Self, StateHashLength> {
+        let hash: [u8; 16] = wire.state_hash.as_ref().try_into().map_err(|_| StateHashLength)?;
+        Ok(Self {
+            node: NodeId(wire.node),
+            version: wire.version,
+            applied: wire.applied,
+            state_hash: u128::from_be_bytes(hash),
+            last_log: wire.last_log,
+            snapshot: wire.snapshot,
+            term: wire.term,
+            leader: wire.leader.map(NodeId),
+            state: wire.state,
+            fresh: wire.fresh,
+            blobs: wire.blobs,
+            blob_bytes: wire.blob_bytes,
+            extents: wire.extents,
+            index_complete: wire.index_complete,
+            refuses_writes: wire.refuses_writes,
+            copies: Copies {
+                missing: wire.missing,
+                lost: wire.lost,
+                compared: wire.compared,
+                fetched_bytes_per_second: wire.fetched_bytes_per_second,
+                failed_fetches: wire.failed_fetches,
+            },
+            uptime_seconds: wire.uptime_seconds,
+            pid: wire.pid,
+        })
+    }
+}
+
+impl From<Report> for ReportResponse {
+    fn from(report: Report) -> Self {
+        Self {
+            node: report.node.0,
+            version: report.version,
+            applied: report.applied,
+            state_hash: report.state_hash.to_be_bytes().to_vec().into(),
+            last_log: report.last_log,
+            snapshot: report.snapshot,
+            term: report.term,
+            leader: report.leader.map(|leader| leader.0),
+            state: report.state,
+            fresh: report.fresh,
+            blobs: report.blobs,
+            blob_bytes: report.blob_bytes,
+            extents: report.extents,
+            index_complete: report.index_complete,
+            refuses_writes: report.refuses_writes,
+            missing: report.copies.missing,
+            lost: report.copies.lost,
+            compared: report.copies.compared,
+            fetched_bytes_per_second: report.copies.fetched_bytes_per_second,
+            failed_fetches: report.copies.failed_fetches,
+            uptime_seconds: report.uptime_seconds,
+            pid: report.pid,
+        }
+    }
+}
