@@ -78,7 +78,7 @@ impl Door {
         loop {
             tokio::select! {
                 biased;
-                _ = draining.wait_for(|opening| *opening == Opening::Draining) => break,
+                () = drained(&mut draining) => break,
                 Some(ended) = connections.join_next() => note_end(&front, ended),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, far)) => match room.enter(far.ip()) {
@@ -104,6 +104,11 @@ impl Door {
         }
         Ok(())
     }
+}
+
+/// Waits until draining is asked for, or nobody is left to ask for it.
+async fn drained(opening: &mut watch::Receiver<Opening>) {
+    opening.wait_for(|opening| *opening == Opening::Draining).await.ok();
 }
 
 /// A panic that got past the guard of the request (in a body that was being sent) is counted like one in a request.
@@ -220,7 +225,7 @@ impl Connection {
         loop {
             tokio::select! {
                 _ = connection.as_mut() => return,
-                _ = opening.wait_for(|opening| *opening == Opening::Draining), if !draining => {
+                () = drained(&mut opening), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
