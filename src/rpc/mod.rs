@@ -6,6 +6,7 @@
 //! Does not retry calls and does not know what they carry. Start reading at `server.rs` and `peers.rs`; how a node comes by
 //! its identity is in `bootstrap/`.
 
+mod bootstrap;
 mod ca;
 mod connection;
 mod dial;
@@ -25,6 +26,9 @@ mod tests;
 mod tls;
 mod wire;
 
+pub use bootstrap::{
+    AddNodeError, BadNode, Bootstrap, BootstrapOptions, Bootstrapped, ClusterHooks, NodeDescription, Secret,
+};
 pub use dial::{describe, describe_status};
 pub use error::{Error, Result};
 pub use identity::Identity;

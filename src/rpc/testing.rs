@@ -78,7 +78,6 @@ impl Authority {
 pub(crate) struct LoopbackNode {
     pub(crate) id: NodeId,
     pub(crate) env: Env,
-    pub(crate) credentials: Credentials,
     pub(crate) peers: Peers,
     pub(crate) handle: ServerHandle,
     pub(crate) stop: CancellationToken,
@@ -135,7 +134,7 @@ impl Loopback {
             metrics: Metrics::default(),
         })
         .unwrap();
-        self.nodes.push(LoopbackNode { id: NodeId(id), env, credentials, peers, handle, stop });
+        self.nodes.push(LoopbackNode { id: NodeId(id), env, peers, handle, stop });
     }
 }
 
