@@ -144,3 +144,24 @@ impl Replicas {
         }
     }
 }
+
+impl Replicas {
+    /// Asks one node, this one too, which of some blobs it has, and whether a "no" is certain; `None` if it did not answer.
+    ///
+    /// At most [`crate::transfer::PRESENCE_MAX`] blobs.
+    pub async fn presence(&self, node: NodeId, blobs: &[(Digest, u64)]) -> Option<(Vec<bool>, bool)> {
+        if node != self.me() {
+            if self.0.parts.sight.is_dead(node) {
+                return None;
+            }
+            let presence = self.local().client.has_blobs(node, blobs).await.ok()?;
+            return Some((presence.present, presence.complete));
+        }
+        let store = &self.local().blobs;
+        let mut present = Vec::with_capacity(blobs.len());
+        for (digest, size) in blobs {
+            present.push(store.has(digest, *size).await.ok()?);
+        }
+        Some((present, store.usage().index_complete))
+    }
+}

@@ -1,1 +1,123 @@
-//! (skeleton)
+//! Keeps copies, disks and metadata in the state the rules demand, slowly and visibly.
+//!
+//! Owns cursors, the repair queue and the last survey, all in memory: after a start everything is compared anew.
+//! Invariants: work is bounded (a few fetches at once, a queue with a limit, pages); nothing is deleted except at a read
+//! index that was asked for afterwards and confirmed (P21), so never without a quorum. No loop has a coordinator: each node
+//! does its part from the agreed state, placement and its own disk.
+//! Does not decide what is linked (`meta`) nor where copies belong (`topology`).
+//! Start reading at `catch_up.rs`; the loops are futures that `node` supervises.
+
+mod backlog;
+mod catch_up;
+mod reap;
+mod survey;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::blob::BlobStore;
+use crate::meta::Meta;
+use crate::replica::Replicas;
+
+pub use survey::Survey;
+
+/// How fast upkeep goes.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Blobs fetched to this disk at once.
+    pub fetches_max: usize,
+    /// How often everything linked is compared with this disk, besides at start and after changes of the topology.
+    pub compare_every: Duration,
+    /// How often extents that no session lists are looked for.
+    pub reap_every: Duration,
+    /// How long an extent must have been unlisted before it goes; longer than any command can live.
+    pub reap_grace: Duration,
+    /// How long the copies are left alone between two surveys.
+    pub survey_every: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            fetches_max: 4,
+            compare_every: Duration::from_secs(600),
+            reap_every: Duration::from_secs(60),
+            reap_grace: Duration::from_secs(3600),
+            survey_every: Duration::from_secs(15),
+        }
+    }
+}
+
+/// How far this node is with fetching what it should hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Progress {
+    /// Contents known to be missing here.
+    pub missing: usize,
+    /// Of those, manifest bodies.
+    pub missing_bodies: usize,
+    /// Contents being fetched now.
+    pub running: usize,
+    /// Contents fetched since the start of the process.
+    pub done: u64,
+    /// Whether everything linked has been compared with this disk since the start of the process.
+    pub compared: bool,
+    /// What the last failed fetch said.
+    pub last_error: Option<String>,
+}
+
+impl Progress {
+    /// Whether every manifest body is here, as far as the applied state tells (P12).
+    #[must_use]
+    pub const fn bodies_are_complete(&self) -> bool {
+        self.compared && self.missing_bodies == 0
+    }
+}
+
+/// What upkeep is built on.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// All copies.
+    pub replicas: Replicas,
+    /// This disk.
+    pub blobs: BlobStore,
+    /// The agreed state.
+    pub meta: Meta,
+}
+
+/// The loops of this node and what they have found; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Upkeep(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    parts: Parts,
+    progress: watch::Sender<Progress>,
+    survey: watch::Sender<Survey>,
+}
+
+impl Upkeep {
+    /// Wires the parts together; the loops run when their futures are polled.
+    #[must_use]
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let (progress, survey) = (watch::Sender::default(), watch::Sender::default());
+        Self(Arc::new(Inner { config, parts, progress, survey }))
+    }
+
+    /// Follows how far this node is with fetching what it should hold.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.0.progress.subscribe()
+    }
+
+    /// Follows what the last survey of all copies found.
+    #[must_use]
+    pub fn survey(&self) -> watch::Receiver<Survey> {
+        self.0.survey.subscribe()
+    }
+}
