@@ -120,6 +120,22 @@ impl Replicas {
         Ok(body)
     }
 
+    /// Makes sure this node itself has a manifest body, also when the disk takes no more blobs (catch-up).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoHolder`] if no node in reach delivered it, [`Error::Blob`] if this disk does not take it.
+    pub async fn ensure_body(&self, digest: &Digest, size: u64) -> Result<()> {
+        if size > BODY_BYTES_MAX {
+            return self.ensure_local(digest, size).await;
+        }
+        if self.local().blobs.hold(digest, size).await? {
+            return Ok(());
+        }
+        let body = self.collect(digest, size).await?;
+        Ok(self.local().blobs.put(digest, body).await?)
+    }
+
     /// Reads a small body from peers, one after the other until the bytes are right.
     async fn collect(&self, digest: &Digest, size: u64) -> Result<Bytes> {
         if size > BODY_BYTES_MAX {
@@ -145,6 +161,9 @@ impl Replicas {
                 return Ok(body.freeze());
             }
             let senders: Vec<NodeId> = source.senders().collect();
+            if senders.is_empty() {
+                return Err(Error::DigestMismatch { digest: digest.clone() }); // empty, and not the empty body's digest
+            }
             self.accuse(digest, size, &senders);
             candidates.retain(|node| !senders.contains(node));
         }

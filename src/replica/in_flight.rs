@@ -35,7 +35,6 @@ pub(super) struct Fetch {
     /// The staging file.
     pub(super) id: ExtentId,
     state: watch::Sender<FetchState>,
-    replicas: Replicas,
 }
 
 /// How far a fetch is.
@@ -91,21 +90,9 @@ impl Fetch {
     }
 }
 
-impl Drop for Fetch {
-    /// The staging file goes when its last reader is done with it.
-    fn drop(&mut self) {
-        let (local, id) = (self.replicas.local().clone(), self.id);
-        let remove = async move {
-            if let Err(error) = local.blobs.remove_extents(&[id]).await {
-                tracing::warn!(extent = %id, %error, "staging file of a fetch could not be removed");
-            }
-        };
-        self.replicas.spawn("remove staging file", Box::pin(remove));
-    }
-}
-
 /// Ends a fetch for its readers whatever happens to its task.
 struct Ending {
+    replicas: Replicas,
     digest: Digest,
     fetch: Arc<Fetch>,
     state: FetchState,
@@ -114,7 +101,7 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         // Gone from the table first: who comes now begins anew instead of joining the end.
-        let in_flight = &self.fetch.replicas.0.in_flight;
+        let in_flight = &self.replicas.0.in_flight;
         in_flight.running.lock().expect("no panic under this lock").remove(&self.digest);
         self.fetch.state.send_replace(self.state);
     }
@@ -133,12 +120,11 @@ impl Replicas {
         let fetch = Arc::new(Fetch {
             id: ExtentId::from_random(self.0.parts.env.seed.draw_u128()),
             state: watch::Sender::new(FetchState::Opening),
-            replicas: self.clone(),
         });
         running.insert(digest.clone(), Arc::clone(&fetch));
         drop(running);
-        let ending = Ending { digest: digest.clone(), fetch: Arc::clone(&fetch), state: FetchState::NotKept };
-        let this = self.clone();
+        let (this, replicas) = (self.clone(), self.clone());
+        let ending = Ending { replicas, digest: digest.clone(), fetch: Arc::clone(&fetch), state: FetchState::NotKept };
         self.spawn("fetch blob", Box::pin(async move { Box::pin(this.run_fetch(ending, size)).await }));
         Some(fetch)
     }
@@ -184,7 +170,7 @@ impl Replicas {
     /// A dropped call lets the fetch go on.
     pub async fn ensure_local(&self, digest: &Digest, size: u64) -> Result<()> {
         let blobs = &self.local().blobs;
-        if blobs.has(digest, size).await? {
+        if blobs.hold(digest, size).await? {
             return Ok(());
         }
         if size == 0 {

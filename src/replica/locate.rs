@@ -29,7 +29,7 @@ impl Replicas {
     ///
     /// [`Error::NoHolder`], where `lost` says whether the absence is certain (P19).
     pub async fn locate(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
-        if self.local().blobs.has(digest, size).await? {
+        if self.holds_here(digest, size).await == Some(true) {
             return Ok(vec![self.me()]);
         }
         self.find_all(digest, size).await
@@ -37,7 +37,7 @@ impl Replicas {
 
     /// Asks every node in reach, this one too.
     pub(super) async fn find_all(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
-        let answers = self.ask_everyone(digest, size).await?;
+        let answers = self.ask_everyone(digest, size).await;
         if answers.holders.is_empty() {
             return Err(Error::NoHolder { digest: digest.clone(), lost: answers.all_sure });
         }
@@ -46,27 +46,37 @@ impl Replicas {
 
     /// The error for a blob that nobody delivered: says for certain whether it is lost.
     pub(super) async fn no_holder(&self, digest: &Digest, size: u64) -> Error {
-        let lost = match self.ask_everyone(digest, size).await {
-            Ok(answers) => answers.all_sure && answers.holders.is_empty(),
-            Err(_) => false,
-        };
-        Error::NoHolder { digest: digest.clone(), lost }
+        let answers = self.ask_everyone(digest, size).await;
+        Error::NoHolder { digest: digest.clone(), lost: answers.all_sure && answers.holders.is_empty() }
     }
 
-    async fn ask_everyone(&self, digest: &Digest, size: u64) -> Result<Answers> {
+    /// Whether a copy lies here, for longer than any command can live; `None` if the disk does not say (I12).
+    async fn holds_here(&self, digest: &Digest, size: u64) -> Option<bool> {
+        match self.local().blobs.hold(digest, size).await {
+            Ok(holds) => Some(holds),
+            Err(error) => {
+                tracing::warn!(%digest, %error, "the disk here does not say whether it has a blob");
+                None
+            }
+        }
+    }
+
+    async fn ask_everyone(&self, digest: &Digest, size: u64) -> Answers {
         let topology = self.topology();
         let others: Vec<NodeId> = topology.nodes.keys().copied().filter(|node| *node != self.me()).collect();
         let mut all_sure = self.local().blobs.usage().index_complete;
         let mut holders = Vec::new();
-        if self.local().blobs.has(digest, size).await? {
-            holders.push(self.me());
+        match self.holds_here(digest, size).await {
+            Some(true) => holders.push(self.me()),
+            Some(false) => {}
+            None => all_sure = false,
         }
         let question = &[(digest.clone(), size)];
         // Dead nodes are not asked, and without their answer nothing is certain.
         let ask = |node| async move {
             let answer = match self.0.parts.sight.is_dead(node) {
                 true => None,
-                false => Some(self.local().client.has_blobs(node, question).await),
+                false => Some(self.local().client.has_blobs(node, question, true).await),
             };
             (node, answer)
         };
@@ -83,7 +93,7 @@ impl Replicas {
             }
         }
         nearest_first(&topology, self.me(), &mut holders);
-        Ok(Answers { holders, all_sure })
+        Answers { holders, all_sure }
     }
 
     /// Peers to read a blob from, best first: who is said to hold it, who should, then everyone else that is not dead;
@@ -154,7 +164,7 @@ impl Replicas {
             if self.0.parts.sight.is_dead(node) {
                 return None;
             }
-            let presence = self.local().client.has_blobs(node, blobs).await.ok()?;
+            let presence = self.local().client.has_blobs(node, blobs, false).await.ok()?;
             return Some((presence.present, presence.complete));
         }
         let store = &self.local().blobs;

@@ -25,6 +25,9 @@ const BLOCKS_AHEAD: usize = 1;
 /// How often a read begins anew at the holders after all of them gave out.
 const RELAYS_MAX: u32 = 2;
 
+/// How often a read looks for a source at all: a copy that is damaged as often as it is fetched ends it.
+const CHOICES_MAX: u32 = 8;
+
 impl Replicas {
     /// Opens the bytes [start, end) of a linked blob of `size` bytes, from here or from the nearest live holder; every
     /// block is checked (P16, P17).
@@ -56,6 +59,7 @@ impl Replicas {
             here: true,
             fetches: true,
             relays: 0,
+            choices: 0,
         };
         if size == 0 && *digest != Digest::of(digest.algorithm(), b"") {
             return Err(Error::NoHolder { digest: digest.clone(), lost: false });
@@ -86,6 +90,7 @@ struct Reading {
     /// Whether a fetch to this disk is still worth a try.
     fetches: bool,
     relays: u32,
+    choices: u32,
 }
 
 enum Source {
@@ -200,6 +205,10 @@ impl Reading {
 
     async fn choose(&mut self) -> Result<Source> {
         loop {
+            self.choices += 1;
+            if self.choices > CHOICES_MAX {
+                return Err(self.replicas.no_holder(&self.digest, self.size).await);
+            }
             if std::mem::take(&mut self.here) {
                 let local = self.replicas.local();
                 match local.blobs.open_blob(&self.digest, self.size).await {
@@ -214,30 +223,27 @@ impl Reading {
                 return self.relay(None).await;
             };
             match fetch.opened().await {
-                FetchState::Running => {
-                    if let Some(source) = self.follow(&fetch).await {
-                        return Ok(source);
-                    }
-                    return self.relay(Some(fetch)).await;
-                }
-                FetchState::Done => self.here = true,
+                FetchState::Running => match self.replicas.local().blobs.follow(fetch.id, self.position).await {
+                    Ok(follower) => return self.follow(follower, fetch).await,
+                    // The staging file goes just before the fetch ends.
+                    Err(_) => self.fetch_failed(fetch.ended().await)?,
+                },
                 state => self.fetch_failed(state)?,
             }
         }
     }
 
     /// Follows a fetch, unless it is far behind.
-    async fn follow(&mut self, fetch: &Arc<Fetch>) -> Option<Source> {
-        let follower = self.replicas.local().blobs.follow(fetch.id, self.position).await.ok()?;
+    async fn follow(&mut self, follower: ExtentFollower, fetch: Arc<Fetch>) -> Result<Source> {
         let written = follower.progress().borrow().written;
         if self.position > written.saturating_add(NEAR_BYTES) {
-            return None;
+            return self.relay(Some(fetch)).await;
         }
         if self.end == self.size {
             self.tail = Some(Tail::new(self.size));
-            self.verdict = Verdict::Fetch(Arc::clone(fetch));
+            self.verdict = Verdict::Fetch(Arc::clone(&fetch));
         }
-        Some(Source::Following(follower, Arc::clone(fetch)))
+        Ok(Source::Following(follower, fetch))
     }
 
     async fn relay(&mut self, fetch: Option<Arc<Fetch>>) -> Result<Source> {

@@ -251,15 +251,16 @@ impl Client {
         FrameStream::open(node, length, peer.read_blob(request)).await
     }
 
-    /// Asks a peer which of at most [`super::PRESENCE_MAX`] blobs it has.
+    /// Asks a peer which of at most [`super::PRESENCE_MAX`] blobs it has; with `hold`, a "yes" lasts for longer than any
+    /// command can live (P21).
     ///
     /// # Errors
     ///
     /// As the connection says.
-    pub async fn has_blobs(&self, node: NodeId, blobs: &[(Digest, u64)]) -> Result<Presence> {
+    pub async fn has_blobs(&self, node: NodeId, blobs: &[(Digest, u64)], hold: bool) -> Result<Presence> {
         let wire =
             |(digest, size): &(Digest, u64)| proto::SizedDigest { digest: Some(digest_to_wire(digest)), size: *size };
-        let request = proto::HasBlobsRequest { blobs: blobs.iter().map(wire).collect() };
+        let request = proto::HasBlobsRequest { blobs: blobs.iter().map(wire).collect(), hold };
         let reply = within(ANSWER_MAX, node, self.peer(node)?.has_blobs(request)).await?.into_inner();
         if reply.present.len() != blobs.len() {
             return Err(Error::Malformed { node });

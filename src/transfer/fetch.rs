@@ -41,8 +41,9 @@ impl Local {
         } else {
             Err(Error::NotTheBlob)
         };
-        if published.is_err() {
-            self.blobs.remove_extents(&[id]).await?;
+        // The blob has a name of its own now, and who follows the staging file has it open.
+        if let Err(error) = self.blobs.remove_extents(&[id]).await {
+            tracing::warn!(extent = %id, %error, "staging file of a fetch could not be removed");
         }
         published
     }
@@ -124,31 +125,6 @@ impl Local {
     async fn fetch_extents(&self, digest: &Digest, parts: &[HeldPart]) -> Result<()> {
         for held in parts {
             self.fetch_extent(held, digest.algorithm()).await?;
-        }
-        Ok(())
-    }
-
-    /// Reads this node's copy of a blob to the end and sets it aside if it is not the blob.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the disk says, other than damage.
-    pub async fn verify(&self, digest: &Digest, size: u64) -> Result<()> {
-        let Some(mut reader) = self.blobs.open_blob(digest, size).await? else { return Ok(()) };
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut position = 0;
-        while position < size {
-            match reader.read(position, size).await {
-                Ok(bytes) => {
-                    position += bytes.len() as u64;
-                    hasher.update(&bytes);
-                }
-                Err(BlobError::BlockDamaged { .. }) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if position < size || hasher.finish() != *digest {
-            self.blobs.quarantine(digest).await?;
         }
         Ok(())
     }

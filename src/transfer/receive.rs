@@ -51,28 +51,30 @@ pub(super) async fn receive(
 ) -> Received {
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Counted here: the writer collects small frames, so what it has written lags behind a sender that pauses.
+    let mut taken = 0;
     let cut = loop {
         let step = tokio::select! {
             step = timeout(SILENCE_MAX, steps.next()) => step,
             _ = beat.tick() => {
-                report(writer.written());
+                report(taken);
                 continue;
             }
         };
         match step {
             Ok(Some(Ok(Step::Frame(bytes)))) => {
+                taken += bytes.len() as u64;
                 if let Err(error) = writer.write(bytes).await {
                     return Received::Failed(error);
                 }
             }
-            Ok(Some(Ok(Step::End(length)))) if length == writer.written() => break None,
+            Ok(Some(Ok(Step::End(length)))) if length == taken => break None,
             Ok(Some(Ok(Step::End(_)))) => break Some(Broken::Damaged),
             Ok(Some(Err(broken))) => break Some(broken),
             Ok(None) | Err(_) => break Some(Broken::Gone),
         }
     };
-    let written = writer.written();
-    match (while_beating(writer.finish(), || report(written)).await, cut) {
+    match (while_beating(writer.finish(), || report(taken)).await, cut) {
         (Err(error), _) => Received::Failed(error),
         (Ok(stored), None) => Received::Whole(stored),
         (Ok(_), Some(broken)) => Received::Cut(broken),

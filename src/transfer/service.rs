@@ -180,9 +180,6 @@ impl Transfer for Service {
         let request = request.into_inner();
         let (digest, size) = (digest_from_wire(request.digest)?, request.size);
         let parts = parts_from_wire(request.parts, size)?;
-        if self.blobs().refuses_writes() && !self.blobs().has(&digest, size).await.map_err(blob_status)? {
-            return Err(blob_status(BlobError::NoSpace));
-        }
         let local = self.local.clone();
         self.work("assemble blob", Box::pin(async move { local.assemble(&digest, size, &parts).await }))
     }
@@ -229,14 +226,19 @@ impl Transfer for Service {
 
     async fn has_blobs(&self, request: Request<proto::HasBlobsRequest>) -> Answer<proto::HasBlobsReply> {
         peer(&request)?;
-        let blobs = request.into_inner().blobs;
+        let proto::HasBlobsRequest { blobs, hold } = request.into_inner();
         if blobs.len() > PRESENCE_MAX {
             return Err(Malformed("list of blobs").into());
         }
         let mut present = Vec::with_capacity(blobs.len());
         for blob in blobs {
             let digest = digest_from_wire(blob.digest)?;
-            present.push(self.blobs().has(&digest, blob.size).await.map_err(blob_status)?);
+            let here = if hold {
+                self.blobs().hold(&digest, blob.size).await
+            } else {
+                self.blobs().has(&digest, blob.size).await
+            };
+            present.push(here.map_err(blob_status)?);
         }
         Ok(Response::new(proto::HasBlobsReply { present, complete: self.blobs().usage().index_complete }))
     }
@@ -257,8 +259,9 @@ impl Transfer for Service {
         let local = self.local.clone();
         let check = async move {
             tracing::warn!(peer = %from, %digest, "peer reports wrong bytes, checking the copy here");
-            if let Err(error) = local.verify(&digest, size).await {
-                tracing::warn!(%digest, %error, "copy could not be checked");
+            match local.blobs.verify(&digest, size, None).await {
+                Ok(verdict) => tracing::info!(%digest, ?verdict, "reported copy checked"),
+                Err(error) => tracing::warn!(%digest, %error, "copy could not be checked"),
             }
             drop(permit);
         };
@@ -338,12 +341,14 @@ impl Blocks {
 /// What a peer is told; the codes are read back in `Error::from_status`.
 fn blob_status(error: BlobError) -> Status {
     match error {
-        BlobError::NoSpace => Status::resource_exhausted("no space"),
+        BlobError::NoSpace | BlobError::DiskUnwritable => Status::resource_exhausted("the disk takes no writes"),
         BlobError::DigestMismatch { .. } | BlobError::SizeMismatch { .. } | BlobError::BlockDamaged { .. } => {
             Status::data_loss(error.to_string())
         }
         BlobError::ExtentUnknown { .. } => Status::not_found(error.to_string()),
-        error => {
+        BlobError::HashState => Status::invalid_argument(error.to_string()),
+        BlobError::Stopped => Status::unavailable(error.to_string()),
+        BlobError::ExtentAbandoned { .. } | BlobError::Ended | BlobError::Io { .. } => {
             tracing::warn!(%error, "disk failed under a peer's call");
             Status::internal("disk")
         }

@@ -169,7 +169,11 @@ impl CatchUp {
             }
             let replicas = self.replicas.clone();
             self.fetches.spawn(async move {
-                let result = replicas.ensure_local(&want.digest, want.size).await;
+                let result = if want.body {
+                    replicas.ensure_body(&want.digest, want.size).await
+                } else {
+                    replicas.ensure_local(&want.digest, want.size).await
+                };
                 (want.digest, result)
             });
         }
