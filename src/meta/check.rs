@@ -119,11 +119,12 @@ fn check_repository(name: &RepositoryName, repository: &Repository, problems: &m
     for (manifest, record) in repository.manifests.iter() {
         for reference in record.references.iter().filter(|reference| reference.required) {
             let there = match reference.kind {
-                ReferenceKind::Manifest => repository.manifests.contains(&reference.digest),
-                ReferenceKind::Config | ReferenceKind::Layer => repository.blobs.contains(&reference.digest),
+                ReferenceKind::Manifest => repository.manifests.contains(&*reference.digest),
+                ReferenceKind::Config | ReferenceKind::Layer => repository.blobs.contains(&*reference.digest),
             };
             if !there {
-                let (repository, manifest, digest) = (name.clone(), manifest.clone(), reference.digest.clone());
+                let (repository, manifest, digest) =
+                    (name.clone(), Digest::clone(manifest), Digest::clone(&reference.digest));
                 problems.push(Problem::Reference { repository, manifest, digest });
             }
         }

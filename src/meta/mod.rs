@@ -16,7 +16,7 @@ mod tables;
 
 pub use apply::COMMAND_LIFE_MS;
 pub use check::Problem;
-pub use query::{Content, ManifestRecord, Referrer, TagEvent, TagRecord, Upload};
+pub use query::{Content, ManifestRecord, Referrer, StoredReference, TagEvent, TagRecord, Upload};
 pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_record, encode_record};
 pub use state::{FEATURE_LEVEL_MAX, State};
 pub use tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};

@@ -8,9 +8,33 @@ use serde::{Deserialize, Serialize};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, MediaType, RepositoryName, Tag, UploadId};
 use crate::topology::NodeId;
 
-use super::command::{HeldExtent, LogTime, ManifestReference};
+use super::command::{HeldExtent, LogTime, ManifestReference, ReferenceKind};
 use super::state::{ContentEntry, Repository, State};
 use super::tables::NodeRow;
+
+/// What a stored manifest points at; as [`ManifestReference`], but the digest is shared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredReference {
+    /// What it is.
+    pub digest: Arc<Digest>,
+    /// The length the manifest states, in bytes.
+    pub size: u64,
+    /// What it is for.
+    pub kind: ReferenceKind,
+    /// False for non-distributable layers, which are not demanded.
+    pub required: bool,
+}
+
+impl From<&ManifestReference> for StoredReference {
+    fn from(reference: &ManifestReference) -> Self {
+        Self {
+            digest: Arc::new(reference.digest.clone()),
+            size: reference.size,
+            kind: reference.kind,
+            required: reference.required,
+        }
+    }
+}
 
 /// A manifest of a repository; its body is content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,11 +44,11 @@ pub struct ManifestRecord {
     /// The length of its body in bytes.
     pub size: u64,
     /// What it names, in its own order.
-    pub references: Vec<ManifestReference>,
+    pub references: Box<[StoredReference]>,
     /// What it refers to, softly: the subject need not be there.
-    pub subject: Option<Digest>,
+    pub subject: Option<Arc<Digest>>,
     /// As the referrers API shows it.
-    pub artifact_type: Option<String>,
+    pub artifact_type: Option<Arc<str>>,
     /// As the referrers API shows them; empty without a subject.
     pub annotations: BTreeMap<String, String>,
     /// When it was first put.
@@ -201,8 +225,8 @@ impl State {
     /// Goes through the repositories that link a blob, sorted; a popular base layer has very many.
     pub fn repositories_with_blob<'a>(&'a self, digest: &'a Digest) -> impl Iterator<Item = &'a RepositoryName> {
         self.blob_repositories
-            .iter_after(move |(other, _)| other < digest)
-            .take_while(move |((other, _), ())| other == digest)
+            .iter_after(move |(other, _)| **other < *digest)
+            .take_while(move |((other, _), ())| **other == *digest)
             .map(|((_, name), ())| name)
     }
 
@@ -244,18 +268,18 @@ impl State {
     ) -> impl Iterator<Item = Referrer> + use<'a> {
         let repository: Option<&'a Repository> = self.repositories.get(repository);
         repository.into_iter().flat_map(move |repository| {
-            let before = move |(other, by): &(Digest, Digest)| match other.cmp(subject) {
-                std::cmp::Ordering::Equal => after.is_some_and(|after| by <= after),
+            let before = move |(other, by): &(Arc<Digest>, Arc<Digest>)| match (**other).cmp(subject) {
+                std::cmp::Ordering::Equal => after.is_some_and(|after| **by <= *after),
                 order => order.is_lt(),
             };
             let of_subject = repository.referrers.iter_after(before).map(|(row, ())| row);
-            of_subject.take_while(move |(other, _)| other == subject).filter_map(|(_, by)| {
-                let record = repository.manifests.get(by)?;
+            of_subject.take_while(move |(other, _)| **other == *subject).filter_map(|(_, by)| {
+                let record = repository.manifests.get(&**by)?;
                 Some(Referrer {
-                    digest: by.clone(),
+                    digest: Digest::clone(by),
                     media_type: record.media_type.clone(),
                     size: record.size,
-                    artifact_type: record.artifact_type.clone(),
+                    artifact_type: record.artifact_type.as_deref().map(str::to_owned),
                     annotations: record.annotations.clone(),
                 })
             })
@@ -307,7 +331,7 @@ impl State {
     /// Lists linked content in digest order, after `after`, at most `limit` (catch-up).
     #[must_use]
     pub fn contents(&self, after: Option<&Digest>, limit: usize) -> Vec<Content> {
-        let entries = self.contents.iter_after(|digest| after.is_some_and(|after| digest <= after));
+        let entries = self.contents.iter_after(|digest| after.is_some_and(|after| **digest <= *after));
         entries.take(limit).map(|(digest, entry)| entry.to_content(digest)).collect()
     }
 

@@ -48,16 +48,23 @@ impl State {
 
 /// Content.
 impl State {
+    /// Returns the digest as the tables hold it, if it is content; else a copy of its own.
+    fn shared(&self, digest: &Digest) -> Arc<Digest> {
+        self.contents.get_entry(digest).map_or_else(|| Arc::new(digest.clone()), |(shared, _)| Arc::clone(shared))
+    }
+
     /// Puts the row of content that nothing links yet.
     pub(super) fn put_content(&mut self, digest: &Digest, row: ContentRow) {
+        let shared = Arc::new(digest.clone());
         self.sum.add(&Record::Content(digest.clone(), row.clone()));
-        self.content_order.insert((row.index, digest.clone()), ());
-        self.contents.insert(digest.clone(), ContentEntry { row, blobs: 0, manifests: 0 });
+        self.content_order.insert((row.index, Arc::clone(&shared)), ());
+        self.contents.insert(shared, ContentEntry { row, blobs: 0, manifests: 0 });
     }
 
     fn remove_content(&mut self, digest: &Digest) {
+        let shared = self.shared(digest);
         if let Some(entry) = self.contents.remove(digest) {
-            self.content_order.remove(&(entry.row.index, digest.clone()));
+            self.content_order.remove(&(entry.row.index, shared));
             self.sum.subtract(&Record::Content(digest.clone(), entry.row));
         }
     }
@@ -151,12 +158,13 @@ impl State {
 
     /// Puts a blob link that `contents` counts already.
     pub(super) fn put_counted_blob(&mut self, name: &RepositoryName, digest: &Digest, link: BlobLink) {
+        let shared = self.shared(digest);
         let Some(repository) = self.repositories.get_mut(name) else { return };
         self.sum.add(&Record::Blob(name.clone(), digest.clone(), link));
-        if let Some(old) = repository.blobs.insert(digest.clone(), link) {
+        if let Some(old) = repository.blobs.insert(Arc::clone(&shared), link) {
             self.sum.subtract(&Record::Blob(name.clone(), digest.clone(), old));
         }
-        self.blob_repositories.insert((digest.clone(), name.clone()), ());
+        self.blob_repositories.insert((shared, name.clone()), ());
     }
 
     pub(super) fn remove_blob(&mut self, name: &RepositoryName, digest: &Digest) {
@@ -164,7 +172,7 @@ impl State {
             return;
         };
         self.sum.subtract(&Record::Blob(name.clone(), digest.clone(), link));
-        self.blob_repositories.remove(&(digest.clone(), name.clone()));
+        self.blob_repositories.remove(&(self.shared(digest), name.clone()));
         self.uncount_link(digest, LinkKind::Blob);
     }
 
@@ -173,7 +181,7 @@ impl State {
         &mut self,
         name: &RepositoryName,
         digest: &Digest,
-        record: Arc<ManifestRecord>,
+        record: ManifestRecord,
         index: u64,
     ) {
         self.count_link(digest, record.size, LinkKind::Manifest, index);
@@ -181,27 +189,54 @@ impl State {
     }
 
     /// Puts a manifest that `contents` counts already.
-    pub(super) fn put_counted_manifest(&mut self, name: &RepositoryName, digest: &Digest, record: Arc<ManifestRecord>) {
+    pub(super) fn put_counted_manifest(&mut self, name: &RepositoryName, digest: &Digest, mut record: ManifestRecord) {
+        let by = self.shared(digest);
+        self.share(name, &mut record);
+        let record = Arc::new(record);
         let Some(repository) = self.repositories.get_mut(name) else { return };
         self.sum.add(&Record::Manifest(name.clone(), digest.clone(), Arc::clone(&record)));
-        for named in names(digest, &record) {
+        for named in names(&by, &record) {
             repository.named.insert(named, ());
         }
         if let Some(subject) = &record.subject {
-            repository.referrers.insert((subject.clone(), digest.clone()), ());
+            repository.referrers.insert((Arc::clone(subject), Arc::clone(&by)), ());
         }
-        repository.manifests.insert(digest.clone(), record);
+        repository.manifests.insert(by, record);
+    }
+
+    /// Replaces what a new record has in common with others by what they have: digests that are content, and texts of
+    /// the repository's first manifest, as its manifests are mostly of one type and by one principal.
+    fn share(&self, name: &RepositoryName, record: &mut ManifestRecord) {
+        for reference in &mut record.references {
+            reference.digest = self.shared(&reference.digest);
+        }
+        if let Some(subject) = &mut record.subject {
+            *subject = self.shared(subject);
+        }
+        let first = self.repositories.get(name).and_then(|repository| repository.manifests.iter().next());
+        if let Some((_, first)) = first {
+            if record.media_type == first.media_type {
+                record.media_type = first.media_type.clone();
+            }
+            if record.artifact_type == first.artifact_type {
+                record.artifact_type.clone_from(&first.artifact_type);
+            }
+            if record.principal == first.principal {
+                record.principal = Arc::clone(&first.principal);
+            }
+        }
     }
 
     /// Removes a manifest; its tags are the caller's business.
     pub(super) fn remove_manifest_row(&mut self, name: &RepositoryName, digest: &Digest) {
+        let by = self.shared(digest);
         let Some(repository) = self.repositories.get_mut(name) else { return };
         let Some(record) = repository.manifests.remove(digest) else { return };
-        for named in names(digest, &record) {
+        for named in names(&by, &record) {
             repository.named.remove(&named);
         }
         if let Some(subject) = &record.subject {
-            repository.referrers.remove(&(subject.clone(), digest.clone()));
+            repository.referrers.remove(&(Arc::clone(subject), by));
         }
         self.sum.subtract(&Record::Manifest(name.clone(), digest.clone(), record));
         self.uncount_link(digest, LinkKind::Manifest);
@@ -209,11 +244,11 @@ impl State {
 }
 
 /// What a manifest names, as rows of `named`.
-pub(super) fn names<'a>(by: &'a Digest, record: &'a ManifestRecord) -> impl Iterator<Item = Named> + 'a {
+fn names<'a>(by: &'a Arc<Digest>, record: &'a ManifestRecord) -> impl Iterator<Item = Named> + 'a {
     record.references.iter().map(|reference| Named {
-        digest: reference.digest.clone(),
+        digest: Arc::clone(&reference.digest),
         as_manifest: reference.kind == ReferenceKind::Manifest,
-        by: by.clone(),
+        by: Arc::clone(by),
     })
 }
 
@@ -226,14 +261,15 @@ impl State {
         tag: &Tag,
         record: Arc<TagRecord>,
     ) -> Option<Arc<TagRecord>> {
+        let shared = self.shared(&record.digest);
         let repository = self.repositories.get_mut(name)?;
         self.sum.add(&Record::Tag(name.clone(), tag.clone(), Arc::clone(&record)));
-        repository.tags_of.insert((record.digest.clone(), tag.clone()), ());
+        repository.tags_of.insert((shared, tag.clone()), ());
         let digest = record.digest.clone();
         let old = repository.tags.insert(tag.clone(), record);
         if let Some(old) = &old {
             if old.digest != digest {
-                repository.tags_of.remove(&(old.digest.clone(), tag.clone()));
+                repository.tags_of.remove(&(Arc::new(old.digest.clone()), tag.clone()));
             }
             self.sum.subtract(&Record::Tag(name.clone(), tag.clone(), Arc::clone(old)));
         } else if let Some(last) = repository.history.get(tag).and_then(|events| events.last()) {
@@ -246,7 +282,7 @@ impl State {
     pub(super) fn remove_tag(&mut self, name: &RepositoryName, tag: &Tag) -> Option<Arc<TagRecord>> {
         let repository = self.repositories.get_mut(name)?;
         let old = repository.tags.remove(tag)?;
-        repository.tags_of.remove(&(old.digest.clone(), tag.clone()));
+        repository.tags_of.remove(&(Arc::new(old.digest.clone()), tag.clone()));
         self.sum.subtract(&Record::Tag(name.clone(), tag.clone(), Arc::clone(&old)));
         Some(old)
     }

@@ -103,7 +103,7 @@ impl StateBuilder {
                 let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
                 expect(!repository.manifests.contains(&digest), "a second one")?;
                 expect(state.recount_link(&digest, record.size, LinkKind::Manifest), "no content of that size")?;
-                state.put_counted_manifest(&name, &digest, record);
+                state.put_counted_manifest(&name, &digest, Arc::unwrap_or_clone(record));
             }
             Record::Tag(name, tag, record) => {
                 let repository = state.repositories.get(&name).ok_or("its repository is missing")?;

@@ -4,6 +4,7 @@
 //! shares; an unshared map changes in place. Wide nodes and not a binary tree, because most of the state is millions of
 //! small rows: a red-black node costs two allocations and 80 bytes a row beside the row, a leaf of 32 about a tenth.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::slice;
 use std::sync::Arc;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 const ENTRIES_MAX: usize = 32;
 /// A node that shrinks below this is merged with a neighbour if both fit one node.
 const ENTRIES_MIN: usize = ENTRIES_MAX / 4;
+
+/// By how many entries a full node's memory grows.
+const ENTRIES_SLACK: usize = 4;
 
 /// A map in key order; cloning is O(1).
 #[derive(Clone)]
@@ -92,13 +96,24 @@ impl<K, V> SortedMap<K, V> {
 
 impl<K: Ord, V> SortedMap<K, V> {
     /// Returns the value of a key.
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.get_entry(key).map(|(_, value)| value)
+    }
+
+    /// Returns a key as the map holds it, and its value.
+    pub(super) fn get_entry<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
         let mut node = &self.root;
         loop {
             match &**node {
                 Node::Leaf(entries) => {
-                    let place = entries.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
-                    return Some(&entries[place].1);
+                    let place = entries.binary_search_by(|(other, _)| other.borrow().cmp(key)).ok()?;
+                    return Some((&entries[place].0, &entries[place].1));
                 }
                 Node::Branch(children) => node = &children[child_of(children, key)].1,
             }
@@ -106,14 +121,20 @@ impl<K: Ord, V> SortedMap<K, V> {
     }
 
     /// Says whether a key is there.
-    pub(super) fn contains(&self, key: &K) -> bool {
+    pub(super) fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
         self.get(key).is_some()
     }
 }
 
 impl<K: Ord + Clone, V: Clone> SortedMap<K, V> {
     /// Returns the value of a key, to be changed in place.
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub(super) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
         // A miss must not copy the path.
         if !self.contains(key) {
             return None;
@@ -122,7 +143,7 @@ impl<K: Ord + Clone, V: Clone> SortedMap<K, V> {
         loop {
             match Arc::make_mut(node) {
                 Node::Leaf(entries) => {
-                    let place = entries.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+                    let place = entries.binary_search_by(|(other, _)| other.borrow().cmp(key)).ok()?;
                     return Some(&mut entries[place].1);
                 }
                 Node::Branch(children) => {
@@ -145,7 +166,10 @@ impl<K: Ord + Clone, V: Clone> SortedMap<K, V> {
     }
 
     /// Removes a key and returns the value it had.
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
         if !self.contains(key) {
             return None;
         }
@@ -170,19 +194,24 @@ impl<K, V> Node<K, V> {
 }
 
 /// The place of the child that may hold `key`.
-fn child_of<K: Ord, C>(children: &[(K, C)], key: &K) -> usize {
-    children[1..].partition_point(|(bound, _)| bound <= key)
+fn child_of<Q: Ord + ?Sized, K: Borrow<Q>, C>(children: &[(K, C)], key: &Q) -> usize {
+    children[1..].partition_point(|(bound, _)| bound.borrow() <= key)
 }
 
 /// Adds to a full or not full list of entries and gives off a right half if it was full.
 fn add<K: Clone, T>(entries: &mut Vec<(K, T)>, place: usize, entry: (K, T)) -> Option<(K, Vec<(K, T)>)> {
     if entries.len() < ENTRIES_MAX {
+        if entries.len() == entries.capacity() {
+            // Not doubled: most nodes rest at some size for long, and their slack would be a third of the state.
+            entries.reserve_exact(ENTRIES_SLACK);
+        }
         entries.insert(place, entry);
         return None;
     }
     // Growth at the end leaves full nodes behind: tables are loaded in key order, and log indexes only rise.
     let middle = if place == entries.len() { place } else { entries.len() / 2 };
     let mut right = entries.split_off(middle);
+    entries.shrink_to_fit();
     if place < middle {
         entries.insert(place, entry);
     } else {
@@ -209,10 +238,15 @@ fn insert<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: K, value: V
     }
 }
 
-fn remove<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> Option<V> {
+fn remove<Q, K, V>(node: &mut Arc<Node<K, V>>, key: &Q) -> Option<V>
+where
+    Q: Ord + ?Sized,
+    K: Borrow<Q> + Clone,
+    V: Clone,
+{
     match Arc::make_mut(node) {
         Node::Leaf(entries) => {
-            let place = entries.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+            let place = entries.binary_search_by(|(other, _)| other.borrow().cmp(key)).ok()?;
             Some(entries.remove(place).1)
         }
         Node::Branch(children) => {

@@ -17,7 +17,8 @@ pub const FEATURE_LEVEL_MAX: u32 = 1;
 
 /// The agreed state at one log index; cloning shares structure.
 ///
-/// `tables.rs` draws the tables. Rows are put and removed only by the functions of `rows.rs`, which keep derived tables
+/// Most of a large state is digests, in some seven tables each, so the tables share them: a digest that is content is
+/// allocated once. `tables.rs` draws the tables. Rows are put and removed only by the functions of `rows.rs`, which keep derived tables
 /// and hash in step; `apply` decides which.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -27,13 +28,13 @@ pub struct State {
     /// The log index last applied; not agreed state (entries without a command move it), so neither hashed nor kept.
     pub(super) applied: u64,
     pub(super) nodes: SortedMap<NodeId, Arc<NodeRow>>,
-    pub(super) contents: SortedMap<Digest, ContentEntry>,
+    pub(super) contents: SortedMap<Arc<Digest>, ContentEntry>,
     pub(super) repositories: SortedMap<RepositoryName, Repository>,
     pub(super) uploads: SortedMap<UploadId, Arc<Upload>>,
     pub(super) outcomes: SortedMap<RequestId, Arc<OutcomeRow>>,
 
-    pub(super) content_order: SortedSet<(u64, Digest)>,
-    pub(super) blob_repositories: SortedSet<(Digest, RepositoryName)>,
+    pub(super) content_order: SortedSet<(u64, Arc<Digest>)>,
+    pub(super) blob_repositories: SortedSet<(Arc<Digest>, RepositoryName)>,
     pub(super) uploads_by_expiry: SortedSet<(LogTime, UploadId)>,
     pub(super) uploads_of: SortedMap<Arc<str>, u32>,
     pub(super) extents: SortedMap<ExtentId, UploadId>,
@@ -57,14 +58,14 @@ pub(super) struct ContentEntry {
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
     pub(super) row: RepositoryRow,
-    pub(super) blobs: SortedMap<Digest, BlobLink>,
-    pub(super) manifests: SortedMap<Digest, Arc<ManifestRecord>>,
+    pub(super) blobs: SortedMap<Arc<Digest>, BlobLink>,
+    pub(super) manifests: SortedMap<Arc<Digest>, Arc<ManifestRecord>>,
     pub(super) tags: SortedMap<Tag, Arc<TagRecord>>,
     /// Oldest first; without what the tag is now.
     pub(super) history: SortedMap<Tag, Arc<Vec<Arc<TagEvent>>>>,
 
-    pub(super) tags_of: SortedSet<(Digest, Tag)>,
-    pub(super) referrers: SortedSet<(Digest, Digest)>,
+    pub(super) tags_of: SortedSet<(Arc<Digest>, Tag)>,
+    pub(super) referrers: SortedSet<(Arc<Digest>, Arc<Digest>)>,
     pub(super) named: SortedSet<Named>,
     pub(super) deleted_tags: SortedSet<(u64, Tag)>,
 }
@@ -72,10 +73,10 @@ pub(super) struct Repository {
 /// That a manifest of the repository names a digest; ordered by what is named.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Named {
-    pub(super) digest: Digest,
+    pub(super) digest: Arc<Digest>,
     /// Named as a manifest, else as a blob.
     pub(super) as_manifest: bool,
-    pub(super) by: Digest,
+    pub(super) by: Arc<Digest>,
 }
 
 impl Repository {
@@ -95,9 +96,9 @@ impl Repository {
 
     /// Returns the first manifest that names `digest`.
     pub(super) fn named_by(&self, digest: &Digest, as_manifest: bool) -> Option<&Digest> {
-        let before = |named: &Named| (&named.digest, named.as_manifest) < (digest, as_manifest);
+        let before = |named: &Named| (&*named.digest, named.as_manifest) < (digest, as_manifest);
         let (first, ()) = self.named.iter_after(before).next()?;
-        (first.digest == *digest && first.as_manifest == as_manifest).then_some(&first.by)
+        (*first.digest == *digest && first.as_manifest == as_manifest).then_some(&*first.by)
     }
 }
 
@@ -168,7 +169,9 @@ impl State {
     pub fn records(&self) -> impl Iterator<Item = Record> + Send + '_ {
         std::iter::once(Record::Head(self.head.clone()))
             .chain(self.nodes.iter().map(|(_, row)| Record::Node(NodeRow::clone(row))))
-            .chain(self.contents.iter().map(|(digest, entry)| Record::Content(digest.clone(), entry.row.clone())))
+            .chain(
+                self.contents.iter().map(|(digest, entry)| Record::Content(Digest::clone(digest), entry.row.clone())),
+            )
             .chain(self.repositories.iter().flat_map(|(name, repository)| repository.records(name)))
             .chain(self.uploads.iter().flat_map(|(id, upload)| {
                 let extents = upload.extents.iter().map(|extent| Record::Extent(*id, extent.clone()));
@@ -181,11 +184,11 @@ impl State {
 impl Repository {
     fn records<'a>(&'a self, name: &'a RepositoryName) -> impl Iterator<Item = Record> + Send + 'a {
         std::iter::once(Record::Repository(name.clone(), self.row.clone()))
-            .chain(self.blobs.iter().map(|(digest, link)| Record::Blob(name.clone(), digest.clone(), *link)))
+            .chain(self.blobs.iter().map(|(digest, link)| Record::Blob(name.clone(), Digest::clone(digest), *link)))
             .chain(
                 self.manifests
                     .iter()
-                    .map(|(digest, record)| Record::Manifest(name.clone(), digest.clone(), Arc::clone(record))),
+                    .map(|(digest, record)| Record::Manifest(name.clone(), Digest::clone(digest), Arc::clone(record))),
             )
             .chain(self.tags.iter().map(|(tag, record)| Record::Tag(name.clone(), tag.clone(), Arc::clone(record))))
             .chain(self.history.iter().flat_map(|(tag, events)| {

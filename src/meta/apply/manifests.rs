@@ -31,15 +31,15 @@ impl State {
             let record = ManifestRecord {
                 media_type: put.media_type.clone(),
                 size: put.size,
-                references: put.references.clone(),
-                subject: put.subject.clone(),
-                artifact_type: put.artifact_type.clone(),
+                references: put.references.iter().map(Into::into).collect(),
+                subject: put.subject.clone().map(Arc::new),
+                artifact_type: put.artifact_type.as_deref().map(Arc::from),
                 annotations: put.annotations.clone(),
                 at: context.now,
                 wall_seconds: context.wall_seconds,
                 principal: Arc::clone(&principal),
             };
-            self.put_manifest_row(&put.repository, &put.digest, Arc::new(record), context.index);
+            self.put_manifest_row(&put.repository, &put.digest, record, context.index);
         }
         for tag in &put.tags {
             let record = TagRecord {
@@ -89,8 +89,8 @@ impl State {
         }
         let tags: Vec<Tag> = repository
             .tags_of
-            .iter_after(|(other, _)| other < digest)
-            .take_while(|((other, _), ())| other == digest)
+            .iter_after(|(other, _)| **other < *digest)
+            .take_while(|((other, _), ())| **other == *digest)
             .map(|((_, tag), ())| tag.clone())
             .collect();
         if let Some(by) = repository.named_by(digest, true) {
