@@ -103,7 +103,7 @@ async fn authorize(parts: &Parts, head: &Head, route: &Result<Route, RouteError>
 }
 
 /// Adds what every answer carries, and takes the body off an answer to HEAD.
-fn finish(response: Response, asks_head: bool, id: &str) -> Response {
+pub(super) fn finish(response: Response, asks_head: bool, id: &str) -> Response {
     let mut response = response
         .set(headers::API_VERSION, "registry/2.0")
         .set(header::X_CONTENT_TYPE_OPTIONS, "nosniff")

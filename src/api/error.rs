@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::oci::{Digest, ErrorCode, ManifestError};
@@ -20,7 +20,7 @@ const NAMED_MAX: usize = 100;
 pub(super) struct Failure {
     pub(super) status: StatusCode,
     errors: Vec<Item>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// For the log only.
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -35,7 +35,7 @@ struct Item {
 impl Failure {
     pub(super) fn new(status: StatusCode, code: ErrorCode, message: &str) -> Self {
         let item = Item { code, message: message.to_owned(), detail: None };
-        Self { status, errors: vec![item], headers: HeaderMap::new(), cause: None }
+        Self { status, errors: vec![item], headers: Vec::new(), cause: None }
     }
 
     /// A 400 for a request that no part of the API knows what to do with.
@@ -53,7 +53,7 @@ impl Failure {
     /// Adds a header; a value that cannot stand in one is left out.
     pub(super) fn header(mut self, name: HeaderName, value: impl fmt::Display) -> Self {
         if let Ok(value) = HeaderValue::try_from(value.to_string()) {
-            self.headers.insert(name, value);
+            self.headers.push((name, value));
         }
         self
     }
@@ -134,7 +134,9 @@ impl Failure {
             })
             .collect();
         let mut response = headers::json(self.status, headers::JSON, &json!({ "errors": errors }));
-        response.headers_mut().extend(self.headers);
+        for (name, value) in self.headers {
+            response.headers_mut().insert(name, value);
+        }
         response
     }
 }

@@ -1,6 +1,7 @@
 //! The table of statuses and codes.
 
 use axum::body::Body;
+use http::HeaderMap;
 use http_body_util::BodyExt;
 
 use super::*;

@@ -59,3 +59,6 @@ pub fn router(parts: Parts) -> Router {
         .route("/v2/{*rest}", any(dispatch::answer))
         .with_state(Arc::new(parts))
 }
+
+#[cfg(test)]
+mod wire_tests;

@@ -81,6 +81,14 @@ impl Digest {
         }))
     }
 
+    pub(super) const fn from_sha256(hash: [u8; 32]) -> Self {
+        Self(Repr::Sha256(hash))
+    }
+
+    pub(super) fn from_sha512(hash: [u8; 64]) -> Self {
+        Self(Repr::Sha512(Box::new(hash)))
+    }
+
     /// Computes the digest of `bytes`.
     #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {

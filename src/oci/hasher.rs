@@ -95,11 +95,10 @@ impl Hasher {
     /// Ends the stream and returns its digest.
     #[must_use]
     pub fn finish(self) -> Digest {
-        let (algorithm, hash) = match self.0 {
-            Inner::Sha256(hash) => (Algorithm::Sha256, hash.finalize().to_vec()),
-            Inner::Sha512(hash) => (Algorithm::Sha512, hash.finalize().to_vec()),
-        };
-        Digest::from_hash(algorithm, &hash).expect("a hash has its algorithm's length")
+        match self.0 {
+            Inner::Sha256(hash) => Digest::from_sha256(hash.finalize().into()),
+            Inner::Sha512(hash) => Digest::from_sha512(hash.finalize().into()),
+        }
     }
 }
 
