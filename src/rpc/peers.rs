@@ -53,6 +53,7 @@ pub struct Peers {
 struct Inner {
     me: NodeId,
     parts: PeersParts,
+    known: Mutex<BTreeMap<NodeId, String>>,
     channels: Mutex<HashMap<(NodeId, Lane), Entry>>,
 }
 
@@ -73,9 +74,10 @@ impl Peers {
     /// # Errors
     ///
     /// [`Error::NoIdentity`] if the credentials have none yet.
-    pub fn new(parts: PeersParts) -> Result<Self> {
+    pub fn new(mut parts: PeersParts) -> Result<Self> {
         let me = parts.credentials.identity().ok_or(Error::NoIdentity)?.node();
-        Ok(Self { inner: Arc::new(Inner { me, parts, channels: Mutex::default() }) })
+        let known = Mutex::new(std::mem::take(&mut parts.known));
+        Ok(Self { inner: Arc::new(Inner { me, parts, known, channels: Mutex::default() }) })
     }
 
     /// This node's id.
@@ -88,7 +90,16 @@ impl Peers {
     #[must_use]
     pub fn address(&self, peer: NodeId) -> Option<String> {
         let agreed = self.inner.parts.topology.borrow().node(peer).map(|record| record.rpc_address.clone());
-        agreed.or_else(|| self.inner.parts.known.get(&peer).cloned())
+        agreed.or_else(|| self.known().get(&peer).cloned())
+    }
+
+    /// Remembers where a node was found, for as long as the agreed state does not name it.
+    pub(super) fn learn(&self, peer: NodeId, address: String) {
+        self.known().insert(peer, address);
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, String>> {
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a lazily connected channel that reconnects by itself; calling never blocks on connecting.

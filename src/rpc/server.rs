@@ -78,7 +78,7 @@ pub(super) struct Shared {
     pub(super) credentials: Credentials,
     pub(super) limits: Limits,
     pub(super) metrics: Metrics,
-    bootstrap: Routes,
+    bootstrap: RwLock<Routes>,
     services: RwLock<Option<(Routes, Admission)>>,
 }
 
@@ -115,6 +115,11 @@ impl ServerHandle {
         self.address
     }
 
+    /// Replaces the bootstrap service, for a node that learns its own address only by binding.
+    pub fn install_bootstrap(&self, routes: Routes) {
+        *self.shared.bootstrap.write().unwrap_or_else(PoisonError::into_inner) = routes.prepare();
+    }
+
     /// Serves `routes` to nodes of the cluster for which `admission` says yes; before this call they get `UNAVAILABLE`.
     pub fn install(&self, routes: Routes, admission: Admission) {
         let services = Some((routes.prepare(), admission));
@@ -130,7 +135,7 @@ impl Shared {
     /// The status to answer with, and to close the connection after.
     pub(super) fn admit(&self, peer: Option<&PeerIdentity>, path: &str) -> Result<Routes, Status> {
         if path.starts_with(BOOTSTRAP_PATH) {
-            return Ok(self.bootstrap.clone());
+            return Ok(self.bootstrap.read().unwrap_or_else(PoisonError::into_inner).clone());
         }
         let Some(peer) = peer else {
             self.metrics.refused("no_certificate");
@@ -170,7 +175,7 @@ impl Server {
             credentials: parts.credentials,
             limits: parts.limits,
             metrics: parts.metrics,
-            bootstrap: parts.bootstrap.prepare(),
+            bootstrap: RwLock::new(parts.bootstrap.prepare()),
             services: RwLock::default(),
         });
         let handle = ServerHandle { shared: shared.clone(), address };

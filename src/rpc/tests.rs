@@ -242,3 +242,40 @@ async fn a_stopped_server_ends_open_connections() {
     let refused = async { while ping(&cluster, 1, 2, Lane::Control).await.is_ok() {} };
     timeout(SOON, refused).await.unwrap();
 }
+
+/// Answers with 1 if it runs on the threads called `raft`.
+struct WhichThread;
+
+#[tonic::async_trait]
+impl Gossip for WhichThread {
+    async fn ping(&self, _request: Request<Beat>) -> Result<Response<Beat>, Status> {
+        let raft = std::thread::current().name() == Some("raft");
+        Ok(Response::new(Beat { incarnation: raft.into(), ..Beat::default() }))
+    }
+}
+
+#[test]
+fn the_raft_lane_is_served_on_its_own_threads() {
+    let threads = |name| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().unwrap()
+    };
+    let (raft, rest) = (threads("raft"), threads("rest"));
+    rest.block_on(async {
+        let cluster = Loopback::start(1).await;
+        let credentials = Credentials::of(&env(), cluster.authority.identity(2)).unwrap();
+        let mut parts = server_parts(&env(), &credentials);
+        parts.runtimes = super::Runtimes { raft: raft.handle().clone(), rest: rest.handle().clone() };
+        let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
+        handle.install(Routes::new(GossipServer::new(WhichThread)), Arc::new(|_| true));
+        cluster.topology.send_modify(|topology| {
+            Arc::make_mut(topology).nodes.insert(NodeId(2), record(2, &handle.address().to_string()));
+        });
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(server.run(CancellationToken::new()));
+        for (lane, expected) in [(Lane::Raft, 1), (Lane::Control, 0), (Lane::Bulk, 0)] {
+            assert_eq!(ping(&cluster, 1, 2, lane).await.unwrap(), expected, "{lane:?}");
+        }
+    });
+    raft.shutdown_background();
+    rest.shutdown_background();
+}

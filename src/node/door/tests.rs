@@ -51,11 +51,8 @@ async fn open(limits: Limits) -> Running {
     let address = listener.local_address().unwrap();
     let (opening, receiver) = watch::channel(Opening::Open);
     let stall_timeout = limits.stall_timeout;
-    let front = Front {
-        routes: Routes::new(registry, rest),
-        metrics: Metrics::new(&mut Registry::default()),
-        stall_timeout,
-    };
+    let front =
+        Front { routes: Routes::new(registry, rest), metrics: Metrics::new(&mut Registry::default()), stall_timeout };
     let door = Door { listener, tls: None, limits, front, opening: receiver };
     let serving = tokio::spawn(door.serve());
     Running { address, opening, serving }
@@ -102,9 +99,11 @@ async fn a_panic_is_a_500_and_the_next_request_is_answered() {
 async fn oversized_heads_are_refused() {
     let running = open(limits()).await;
     let long_line = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(20_000));
-    assert!(rest(&mut running.send(&long_line.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).await)
-        .await
-        .starts_with("HTTP/1.1 414"));
+    assert!(
+        rest(&mut running.send(&long_line.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).await)
+            .await
+            .starts_with("HTTP/1.1 414")
+    );
     let long_header = format!("GET /fast HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(100_000));
     assert!(rest(&mut running.send(&long_header).await).await.starts_with("HTTP/1.1 431"));
     let many = format!("GET /fast HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: a\r\n".repeat(2000));

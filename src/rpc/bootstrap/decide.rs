@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::topology::ClusterId;
+use crate::topology::{ClusterId, NodeId};
 
 use super::promise::Promise;
 
@@ -24,6 +24,7 @@ pub(super) struct SeedState {
     pub(super) instance: u128,
     pub(super) expect: usize,
     pub(super) stage: Stage,
+    pub(super) node: Option<NodeId>,
 }
 
 /// What came of asking one seed.
@@ -214,7 +215,7 @@ mod tests {
 
     fn said_as(name: &str, stage: Stage) -> (String, Heard) {
         let instance = u128::from(name.as_bytes()[0]);
-        (name.to_owned(), Heard::Said(SeedState { name: name.to_owned(), instance, expect: 3, stage }))
+        (name.to_owned(), Heard::Said(SeedState { name: name.to_owned(), instance, expect: 3, stage, node: None }))
     }
 
     fn silent(name: &str) -> (String, Heard) {
@@ -310,7 +311,8 @@ mod tests {
         }
         assert!(matches!(step("a", None, &seeds), Step::Wait(Reason::ExpectDiffers { theirs: 5, own: 3, .. })));
         let twin = |instance| {
-            let state = SeedState { name: "b".into(), instance, expect: 3, stage: Stage::Empty { promise: None } };
+            let state =
+                SeedState { name: "b".into(), instance, expect: 3, stage: Stage::Empty { promise: None }, node: None };
             ("b".to_owned(), Heard::Said(state))
         };
         assert!(matches!(step("a", None, &[empty("a"), twin(7), twin(8)]), Step::Wait(Reason::SameName { .. })));

@@ -25,15 +25,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::env::{BoxFuture, Env};
-use crate::topology::{ClusterId, NodeId, NodeRecord, Region, Zone};
+use crate::topology::{ClusterId, NodeId, NodeRecord, Region, Topology, Zone};
 
 use super::connection::Shown;
 use super::identity::{FIRST_EPOCH, IdentityDir, NodeFile, Pems, fingerprint};
-use super::{Credentials, Error, Identity, NodeUri, Result, Retry};
+use super::{Credentials, Error, Identity, NodeUri, Peers, Result, Retry};
 use super::{ca, describe, describe_status, dial, files, proto, within};
 
 use decide::{SeedState, Stage};
@@ -278,6 +279,23 @@ impl Bootstrap {
         Ok(())
     }
 
+    /// Keeps the addresses of the other nodes at hand for the moment after a restart; ends only when dropped.
+    ///
+    /// Consensus needs them to find out what is agreed, and only what is agreed says them: so they are kept beside the
+    /// identity, and a node that has none of them asks its seeds, who say their ids.
+    pub async fn keep_addresses(self, peers: Peers, mut topology: watch::Receiver<Arc<Topology>>) {
+        self.inner.find_seeds(&peers, &mut topology).await;
+        loop {
+            let nodes: Vec<NodeRecord> = topology.borrow_and_update().nodes.values().cloned().collect();
+            if let Err(error) = self.inner.remember(nodes).await {
+                tracing::warn!(error = describe(&error), "addresses of the nodes could not be written");
+            }
+            if topology.changed().await.is_err() {
+                return std::future::pending().await; // the node is stopping
+            }
+        }
+    }
+
     /// Renews this node's certificate in time, for as long as the node runs; ends only when dropped.
     pub async fn renewals(self) {
         loop {
@@ -321,7 +339,13 @@ impl Inner {
                 None => Stage::Forming { cluster: file.cluster },
             },
         };
-        SeedState { name: self.options.node.name.clone(), instance: self.instance, expect: self.options.expect, stage }
+        SeedState {
+            name: self.options.node.name.clone(),
+            instance: self.instance,
+            expect: self.options.expect,
+            stage,
+            node: place.identity.as_ref().map(|file| file.node),
+        }
     }
 
     fn admit(&self, address: IpAddr, now: Instant) -> bool {

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::topology::{ClusterId, NodeId};
+use crate::topology::{ClusterId, NodeId, NodeRecord, Topology};
 
 use super::client::{AskError, Asker};
-use super::decide::{self, Heard, Own, Reason, Step};
+use super::decide::{self, Heard, Own, Reason, SeedState, Stage, Step};
 use super::promise::Promise;
 use super::wire::{self, Answer, Join};
 use super::{
-    Bootstrapped, FIRST_EPOCH, Identity, Inner, NodeDescription, NodeFile, NodeUri, Result, blocking, ca, describe,
+    Bootstrapped, FIRST_EPOCH, Identity, Inner, NodeDescription, NodeFile, NodeUri, Peers, Result, blocking, ca,
+    describe,
 };
 
 /// How long one seed may take for one answer.
@@ -22,6 +24,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// How often a waiting node says again why it waits.
 const REMIND_AFTER: Duration = Duration::from_secs(30);
+
+/// How often a restarted node that knows no address asks its seeds.
+const FIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Says why the node waits, once per reason and again from time to time.
 #[derive(Default)]
@@ -219,5 +224,33 @@ impl Inner {
         self.credentials.install(identity.clone())?;
         place.identity = Some(file);
         Ok(())
+    }
+
+    /// Asks the seeds for their ids until the agreed state says where everyone is.
+    pub(super) async fn find_seeds(self: &Arc<Self>, peers: &Peers, topology: &mut watch::Receiver<Arc<Topology>>) {
+        while topology.borrow_and_update().nodes.len() < 2 {
+            let own = self.place.lock().await.identity.as_ref().map(|file| file.cluster);
+            for (seed, heard) in self.ask_all().await {
+                let Heard::Said(SeedState { node: Some(node), stage, .. }) = heard else { continue };
+                let (Stage::Forming { cluster } | Stage::Formed { cluster }) = stage else { continue };
+                if own == Some(cluster) && node != peers.me() {
+                    peers.learn(node, seed);
+                }
+            }
+            if let Ok(Err(_)) = timeout(FIND_INTERVAL, topology.changed()).await {
+                return; // its owner is gone: the node is stopping
+            }
+        }
+    }
+
+    /// Writes where the nodes are, when that changed.
+    pub(super) async fn remember(&self, nodes: Vec<NodeRecord>) -> Result<()> {
+        let mut place = self.place.lock().await;
+        let Some(file) = place.identity.as_mut().filter(|file| !nodes.is_empty() && file.nodes != nodes) else {
+            return Ok(());
+        };
+        file.nodes = nodes;
+        let (dir, written) = (self.dir.clone(), file.clone());
+        blocking(move || dir.store_file(&written)).await
     }
 }

@@ -358,3 +358,41 @@ async fn identity_files_are_private_and_damage_is_told() {
     fs::write(dir.join("node.json"), "{").unwrap();
     assert!(matches!(load(), Err(Error::Damaged { .. })));
 }
+
+#[tokio::test]
+async fn a_restarted_node_finds_its_seeds_again_and_remembers_what_is_agreed() {
+    let fleet = Fleet::new(&["a", "b"], 2).await;
+    let (a, b) = (fleet.start(0).await, fleet.start(1).await);
+    let Bootstrapped::Initialise { cluster, .. } = a.run().await else { panic!() };
+    form(&a, &Arc::new(Agreed::default()), cluster);
+    let Bootstrapped::Joined { .. } = b.run().await else { panic!() };
+    let topology = watch::Sender::new(Arc::new(Topology::default()));
+    let peers = Peers::new(crate::rpc::PeersParts {
+        env: env(),
+        credentials: a.bootstrap.inner.credentials.clone(),
+        runtimes: crate::rpc::Runtimes::current(),
+        topology: topology.subscribe(),
+        known: BTreeMap::new(),
+        metrics: crate::rpc::Metrics::default(),
+    })
+    .unwrap();
+    assert!(peers.address(NodeId(2)).is_none());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(a.bootstrap.clone().keep_addresses(peers.clone(), topology.subscribe()));
+    let found = async {
+        while peers.address(NodeId(2)).as_deref() != Some(&fleet.places[1].address) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, found).await.unwrap();
+    let nodes = [record(1, "a:1"), record(2, "b:1")].map(|record| (record.id, record));
+    topology.send_replace(Arc::new(Topology { index: 5, nodes: nodes.into() }));
+    let dir = IdentityDir::of(fleet.places[0].dir.path());
+    let kept = async {
+        while dir.load(&env()).unwrap().unwrap().1.nodes.len() != 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, kept).await.unwrap();
+    assert_eq!(peers.address(NodeId(2)).as_deref(), Some("b:1"));
+}

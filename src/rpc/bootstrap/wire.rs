@@ -57,6 +57,7 @@ pub(super) fn tell_standing(state: &SeedState) -> Answer {
         stage: stage.into(),
         cluster,
         initialiser,
+        node: state.node.map(|node| node.0).unwrap_or_default(),
     })
 }
 
@@ -74,6 +75,7 @@ pub(super) fn standing(told: &proto::Standing) -> Option<SeedState> {
         instance: u128::from_be_bytes(told.instance.as_ref().try_into().ok()?),
         expect: usize::try_from(told.expect).ok()?,
         stage,
+        node: (told.node != 0).then_some(NodeId(told.node)),
     })
 }
 
@@ -235,7 +237,8 @@ mod tests {
             Stage::Forming { cluster },
             Stage::Formed { cluster },
         ] {
-            let state = SeedState { name: "n".to_owned(), instance: u128::MAX - 1, expect: 3, stage };
+            let state =
+                SeedState { name: "n".to_owned(), instance: u128::MAX - 1, expect: 3, stage, node: Some(NodeId(4)) };
             let body = encode_answer(tell_standing(&state));
             let Some(Answer::Standing(told)) = decode_answer(&body) else { panic!("a standing") };
             assert_eq!(standing(&told), Some(state));
