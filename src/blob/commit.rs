@@ -34,12 +34,14 @@ pub struct ExtentPart {
     pub length: u64,
 }
 
-/// A synced, verified file that is to get a blob's name.
-pub(super) struct Publication<'a> {
-    pub(super) digest: &'a Digest,
-    pub(super) size: u64,
-    pub(super) file: &'a Path,
-    pub(super) sums: &'a [u32],
+/// A verified file that is to get a blob's name.
+struct Publication<'a> {
+    digest: &'a Digest,
+    size: u64,
+    file: &'a File,
+    /// Where the file lies, in `tmp/`.
+    path: &'a Path,
+    sums: &'a [u32],
 }
 
 impl BlobStore {
@@ -60,38 +62,48 @@ impl BlobStore {
     ///
     /// The work goes on to its end.
     pub async fn assemble(&self, digest: &Digest, size: u64, parts: &[ExtentPart]) -> Result<()> {
+        let mut parts: Vec<_> = parts.iter().filter(|part| part.length > 0).cloned().collect();
+        parts.sort_by_key(|part| part.offset);
         let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
-        let (shared, digest, parts) = (Arc::clone(&self.shared), digest.clone(), parts.to_vec());
-        blocking(move || shared.assemble(&held, &digest, size, parts)).await
+        // Taken here and not in the blocking work: threads that wait for each other's turn would use up their pool.
+        // Always after the digest's; it keeps a trim out while the file gets its second name.
+        let single = match parts.as_slice() {
+            [part] => Some(self.shared.locks.lock(Item::Extent(part.id)).await),
+            _ => None,
+        };
+        let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+        blocking(move || {
+            let _held = (held, single);
+            shared.assemble(&digest, size, &parts)
+        })
+        .await
     }
 }
 
 impl Shared {
-    fn assemble(self: &Arc<Self>, held: &Held, digest: &Digest, size: u64, mut parts: Vec<ExtentPart>) -> Result<()> {
-        parts.retain(|part| part.length > 0);
-        parts.sort_by_key(|part| part.offset);
+    fn assemble(self: &Arc<Self>, digest: &Digest, size: u64, parts: &[ExtentPart]) -> Result<()> {
         let mut covered = 0;
-        for part in &parts {
+        for part in parts {
             expect_length(covered, part.offset)?;
-            covered += part.length;
+            covered = covered.saturating_add(part.length);
         }
         expect_length(size, covered)?;
-        if let [part] = parts.as_slice()
+        if let [part] = parts
             && self.name_extent(digest, size, part)?
         {
             return Ok(());
         }
         // A copy costs more than a look at what is there.
-        if self.confirm(held, digest, size)? {
-            return Ok(());
+        if self.has_intact(digest, size)? {
+            return self.make_durable(digest, size);
         }
-        self.copy_parts(digest, size, &parts)
+        self.copy_parts(digest, size, parts)
     }
 
     /// Gives a single extent that was hashed whole the blob's name; false if it must be copied, or is not here.
+    ///
+    /// The extent's lock is held.
     fn name_extent(self: &Arc<Self>, digest: &Digest, size: u64, part: &ExtentPart) -> Result<bool> {
-        // Keeps a trim out while the file gets its second name.
-        let _held = self.locks.lock_blocking(Item::Extent(part.id));
         let Some((record, file)) = self.open_extent(part.id)? else { return Ok(false) };
         if !record.first || record.length != size || record.hash_state.algorithm != digest.algorithm() {
             return Ok(false);
@@ -108,8 +120,6 @@ impl Shared {
             }
             self.cut_file(part.id, size)?;
         }
-        // Synced already; after a crash of the process that is cheap to make sure of.
-        self.sync(&file, &path)?;
         let name = self.layout.temporary();
         match disk::link(&path, &name) {
             Ok(()) => {}
@@ -119,7 +129,8 @@ impl Shared {
             // Not every filesystem has second names.
             Err(_) => return Ok(false),
         }
-        self.publish(&Publication { digest, size, file: &name, sums: &record.sums })?;
+        // The bytes are synced already; after a crash of the process it is cheap to make sure of that.
+        self.publish(&Publication { digest, size, file: &file, path: &name, sums: &record.sums })?;
         Ok(true)
     }
 
@@ -174,33 +185,54 @@ impl Shared {
             return Err(Error::DigestMismatch { expected: digest.clone(), actual });
         }
         let sealed = sink.seal()?;
-        let path = sink.path().to_owned();
-        self.publish(&Publication { digest, size, file: &path, sums: &sealed.sums })?;
+        self.publish(&Publication { digest, size, file: sink.file(), path: sink.path(), sums: &sealed.sums })?;
         sink.keep();
         Ok(())
     }
 
-    /// Gives a synced, verified file the blob's name, durably: sums, then name, then everything that speaks of it.
+    /// Gives a verified file the blob's name, durably: bytes and sums, then names, then everything that speaks of it.
     ///
     /// The digest's lock is held. A file already there is replaced: these bytes were verified just now, those may have
     /// rotted, and who reads them keeps reading.
     fn publish(&self, publication: &Publication<'_>) -> Result<()> {
-        let &Publication { digest, size, file, sums } = publication;
-        let named = self.write_sums(digest, size, sums).and_then(|()| {
-            let path = self.layout.blob(digest);
-            self.ready_dir_of(&path)?;
-            self.rename(file, &path).inspect_err(|_| {
-                // A name that may vanish with the power must not be taken for a promise.
-                remove_quietly(&path);
-            })
-        });
+        let &Publication { digest, size, .. } = publication;
+        let path = self.layout.blob(digest);
+        let replaces = path.exists();
+        let named = self.name(publication, &path);
+        // A new name that may vanish with the power must not be taken for a promise. One that was there before stays:
+        // whichever file a power cut leaves under it is verified.
+        if named.is_err() && !replaces {
+            remove_quietly(&path);
+        }
         // Renaming one name of a file over another name of it does nothing.
-        remove_quietly(file);
+        remove_quietly(publication.path);
         named?;
         self.index.put_blob(&BlobEntry { digest: digest.clone(), size, verified_at: self.now() });
         self.pins.pin(Item::Blob(digest.clone()));
         self.emit(Event::Added { digest: digest.clone(), size });
         Ok(())
+    }
+
+    fn name(&self, publication: &Publication<'_>, path: &Path) -> Result<()> {
+        let &Publication { digest, size, file, path: unnamed, sums } = publication;
+        self.ready_dir_of(path)?;
+        if size <= SUMLESS_BYTES_MAX {
+            self.sync(file, unnamed)?;
+            return self.rename_durable(unnamed, path);
+        }
+        let sums_path = self.layout.sums(digest);
+        self.ready_dir_of(&sums_path)?;
+        let (sums_file, sums_unnamed) = self.write_temporary(&sums::encode(digest, size, sums))?;
+        let named = self
+            .both(|| self.sync(file, unnamed), || self.sync(&sums_file, &sums_unnamed))
+            .and_then(|()| self.rename(&sums_unnamed, &sums_path))
+            .and_then(|()| self.rename(unnamed, path));
+        if named.is_err() {
+            remove_quietly(&sums_unnamed);
+        }
+        named?;
+        // Should a power cut leave the blob's name without its sums, the next reader hashes it whole.
+        self.both(|| self.sync_dir(parent_of(path)), || self.sync_dir(parent_of(&sums_path)))
     }
 
     pub(super) fn write_sums(&self, digest: &Digest, size: u64, sums: &[u32]) -> Result<()> {
@@ -212,18 +244,12 @@ impl Shared {
         self.place(&path, &sums::encode(digest, size, sums))
     }
 
-    /// Makes sure that an intact, durable copy is here already, and pins it; reads it through. The lock is held.
-    pub(super) fn confirm(self: &Arc<Self>, held: &Held, digest: &Digest, size: u64) -> Result<bool> {
-        if !self.look(held, digest, size)? {
-            return Ok(false);
-        }
-        match self.check_sums(digest, size)? {
-            true => self.make_durable(digest, size).map(|()| true),
-            false => {
-                self.set_aside(held, digest)?;
-                Ok(false)
-            }
-        }
+    /// Whether a copy is here already whose every block is in order; reads it through. The lock is held.
+    ///
+    /// Sets nothing aside: the size is what a client made of its parts, and no client may cost us a good copy.
+    fn has_intact(&self, digest: &Digest, size: u64) -> Result<bool> {
+        let there = fs::metadata(self.layout.blob(digest)).is_ok_and(|metadata| metadata.len() == size);
+        Ok(there && self.check_sums(digest, size)?)
     }
 
     /// Syncs a file found under its name: it may have been left by a process that died before its own sync.
@@ -233,7 +259,7 @@ impl Shared {
             let path = self.layout.blob(digest);
             let file = File::open(&path).map_err(|source| self.write_error("open", &path, source))?;
             self.sync(&file, &path)?;
-            self.sync_dir(path.parent().expect("files lie in directories"))?;
+            self.sync_dir(parent_of(&path))?;
             self.ready_dir_of(&path)?;
             let verified_at = self.index.blob(digest).map_or(0, |entry| entry.verified_at);
             self.index.put_blob(&BlobEntry { digest: digest.clone(), size, verified_at });
@@ -247,12 +273,28 @@ impl Shared {
         let path = self.layout.blob(digest);
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() == size => Ok(true),
-            Ok(_) => {
-                self.set_aside(held, digest)?;
+            Ok(metadata) => {
+                self.judge_size(held, digest, metadata.len(), size);
                 Ok(false)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(Error::Io { doing: "look at", path, source }),
         }
     }
+
+    /// Sets a copy aside whose size differs from the agreed one, unless its bytes are the digest's after all. The lock is
+    /// held.
+    ///
+    /// Then the caller is wrong about the size, and must not cost us a good copy.
+    pub(super) fn judge_size(&self, held: &Held, digest: &Digest, there: u64, agreed: u64) {
+        if self.rebuild_sums(digest, there).is_ok_and(|intact| intact.is_some()) {
+            tracing::error!(%digest, there, agreed, "copy is intact, but not of the size that was asked for");
+        } else {
+            self.set_aside_or_log(held, digest);
+        }
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().expect("files lie in directories")
 }

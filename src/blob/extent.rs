@@ -169,7 +169,7 @@ impl Shared {
         Ok(ids.into_iter().collect())
     }
 
-    /// Syncs an extent's bytes, then its record, then both names; only then it counts.
+    /// Syncs an extent's bytes and its record, then both names; only then it counts.
     fn seal_extent(&self, held: &Held, writer: (u64, bool), mut sink: Box<Sink>) -> Result<StoredExtent> {
         let Item::Extent(id) = *held.item() else { unreachable!("an extent's lock guards it") };
         let (attempt, first) = writer;
@@ -192,7 +192,13 @@ impl Shared {
             checkpoints: sealed.checkpoints,
             sums: sealed.sums,
         };
-        if let Err(error) = self.place(&self.layout.record(id), &record.encode()) {
+        // The record gets its name only once the bytes are synced: the name says that they are.
+        let recorded = self.write_temporary(&record.encode()).and_then(|(file, path)| {
+            self.both(|| self.sync(sink.file(), sink.path()), || self.sync(&file, &path))
+                .and_then(|()| self.rename_durable(&path, &self.layout.record(id)))
+                .inspect_err(|_| remove_quietly(&path))
+        });
+        if let Err(error) = recorded {
             remove_quietly(&self.layout.record(id));
             sink.discard();
             return Err(error);

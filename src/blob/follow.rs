@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::error::{Error, Result};
 use super::extent::Progress;
 use super::locks::Item;
-use super::store::{BlobStore, blocking};
+use super::store::{BlobStore, blocking, in_memory};
 use super::sums::is_damage;
 use crate::disk;
 use crate::oci::ExtentId;
@@ -74,7 +74,7 @@ impl ExtentFollower {
             return Ok(None);
         }
         let (id, file) = (self.id, Arc::clone(&self.file));
-        let wanted = usize::try_from(READ_BYTES.min(written - position)).expect("at most 256 KiB");
+        let wanted = in_memory(READ_BYTES.min(written - position));
         let bytes = blocking(move || {
             disk::read_exact_at(&file, position, wanted).map_err(|source| {
                 // Only a trim makes the file shorter than it was.

@@ -30,7 +30,10 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) struct Index {
     pub(super) db: Db,
+    /// Held while the index changes, so that counts and entries agree.
     counts: Mutex<Counts>,
+    /// The counts for those who ask, who must not wait for a recount.
+    shown: Mutex<Counts>,
     complete: AtomicBool,
     metrics: Metrics,
 }
@@ -38,14 +41,15 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn new(db: Db, metrics: Metrics) -> Self {
         let clean = db.is_clean();
-        let index = Self { db, counts: Mutex::default(), complete: AtomicBool::new(false), metrics };
+        let index =
+            Self { db, counts: Mutex::default(), shown: Mutex::default(), complete: AtomicBool::new(false), metrics };
         index.recount();
         index.set_complete(clean);
         index
     }
 
     pub(super) fn counts(&self) -> Counts {
-        *self.counts.lock().expect("no panic while counting")
+        *self.shown.lock().expect("no panic while counting")
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -80,6 +84,7 @@ impl Index {
     }
 
     fn show(&self, counts: &Counts) {
+        *self.shown.lock().expect("no panic while counting") = *counts;
         let shown = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.blobs.set(shown(counts.blobs));
         self.metrics.blob_bytes.set(shown(counts.blob_bytes));

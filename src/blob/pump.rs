@@ -34,6 +34,9 @@ impl Pump {
         }
         self.waiting_bytes += bytes.len();
         if bytes.len() < SMALL_BYTES {
+            if self.small.is_empty() && self.busy.is_some() {
+                self.small.reserve(BATCH_BYTES);
+            }
             self.small.extend_from_slice(&bytes);
         } else {
             self.gather_small();

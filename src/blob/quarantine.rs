@@ -79,7 +79,7 @@ impl Shared {
         self.hot.remove(digest);
         self.pins.forget(held.item());
         let name = format!("{}-{}.{}", digest.algorithm().as_str(), digest.hex(), self.now());
-        self.rename(&path, &self.layout.quarantine().join(name))?;
+        self.rename_durable(&path, &self.layout.quarantine().join(name))?;
         // Without this a power cut brings the damaged copy back; it would be found again, but why serve it at all.
         self.sync_dir(path.parent().expect("files lie in directories"))?;
         remove_quietly(&self.layout.sums(digest));
@@ -93,24 +93,33 @@ impl Shared {
     pub(super) fn trim_quarantine(&self, files_max: usize, bytes_max: u64) -> Result<()> {
         let path = self.layout.quarantine();
         let mut kept = list_by_age(&path).map_err(|source| Error::Io { doing: "list", path, source })?;
-        let mut bytes: u64 = kept.iter().map(|(_, size, _)| size).sum();
+        let mut bytes: u64 = kept.iter().map(|file| file.size).sum();
         kept.reverse();
         while kept.len() > files_max || bytes > bytes_max {
-            let Some((_, size, oldest)) = kept.pop() else { break };
-            remove_quietly(&oldest);
-            bytes -= size;
+            let Some(oldest) = kept.pop() else { break };
+            remove_quietly(&oldest.path);
+            bytes -= oldest.size;
         }
         Ok(())
     }
 }
 
-/// The files of a directory with the time of their last change of name, oldest first.
-fn list_by_age(dir: &Path) -> io::Result<Vec<((i64, i64), u64, PathBuf)>> {
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SetAside {
+    /// When the file got its name here, in seconds and nanoseconds.
+    changed: (i64, i64),
+    size: u64,
+    path: PathBuf,
+}
+
+/// The files of a directory, oldest first.
+fn list_by_age(dir: &Path) -> io::Result<Vec<SetAside>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        files.push(((metadata.ctime(), metadata.ctime_nsec()), metadata.len(), entry.path()));
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        files.push(SetAside { changed, size: metadata.len(), path: entry.path() });
     }
     files.sort();
     Ok(files)

@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use super::layout::SUMLESS_BYTES_MAX;
 use super::locks::{Held, Item};
 use super::quarantine::Identity;
-use super::store::{BlobStore, Shared, blocking};
+use super::store::{BlobStore, Shared, blocking, in_memory};
 use super::sums::{self, Checked, ReadFault, is_damage};
 use crate::disk;
 use crate::oci::Digest;
@@ -32,7 +32,7 @@ pub struct BlobReader {
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+pub(super) enum Source {
     /// A small blob, verified whole.
     Whole(Bytes),
     /// A file, verified block by block.
@@ -42,8 +42,10 @@ enum Source {
 enum Opened {
     Ready(Source, Identity),
     Absent,
-    /// The size or the digest is wrong.
+    /// The digest is wrong.
     Bad,
+    /// The size is not the one asked for, but this.
+    Sized(u64),
     /// The sums are missing or damaged.
     Unsummed,
 }
@@ -62,7 +64,7 @@ impl BlobStore {
         let opened = match opened {
             Opened::Absent => return Ok(None),
             Opened::Ready(source, identity) => Some((source, identity)),
-            Opened::Bad | Opened::Unsummed => {
+            Opened::Bad | Opened::Sized(_) | Opened::Unsummed => {
                 let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
                 let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
                 blocking(move || shared.open_doubtful(&held, &digest, size)).await?
@@ -144,7 +146,9 @@ impl BlobStore {
                     Whole::Good(body) => Ok(Some(body)),
                     Whole::Absent => Ok(None),
                     Whole::Bad => {
-                        shared.set_aside_or_log(&held, &digest);
+                        if shared.look(&held, &digest, size)? {
+                            shared.set_aside_or_log(&held, &digest);
+                        }
                         Ok(None)
                     }
                 })
@@ -170,7 +174,7 @@ impl Shared {
         };
         let metadata = file.metadata().map_err(|source| Error::Io { doing: "look at", path: path.clone(), source })?;
         if metadata.len() != size {
-            return Ok(Opened::Bad);
+            return Ok(Opened::Sized(metadata.len()));
         }
         let identity = Identity::of(&metadata);
         if size <= SUMLESS_BYTES_MAX {
@@ -194,6 +198,10 @@ impl Shared {
         match self.open_source(digest, size)? {
             Opened::Ready(source, identity) => return Ok(Some((source, identity))),
             Opened::Absent => return Ok(None),
+            Opened::Sized(there) => {
+                self.judge_size(held, digest, there, size);
+                return Ok(None);
+            }
             Opened::Bad => {}
             Opened::Unsummed => {
                 if let Some(rebuilt) = self.rebuild_sums(digest, size)? {
@@ -206,7 +214,7 @@ impl Shared {
     }
 
     /// Hashes a copy whole and writes its sums anew; `None` if it is not the digest's.
-    fn rebuild_sums(&self, digest: &Digest, size: u64) -> Result<Option<(Source, Identity)>> {
+    pub(super) fn rebuild_sums(&self, digest: &Digest, size: u64) -> Result<Option<(Source, Identity)>> {
         let path = self.layout.blob(digest);
         let failed = |source: io::Error| Error::Io { doing: "read", path: path.clone(), source };
         let file = File::open(&path).map_err(failed)?;
@@ -260,7 +268,7 @@ impl Shared {
             Opened::Ready(Source::Whole(_), _) => return Ok(true),
             Opened::Ready(Source::Blocks(checked), _) => checked,
             Opened::Unsummed => return Ok(self.rebuild_sums(digest, size)?.is_some()),
-            Opened::Absent | Opened::Bad => return Ok(false),
+            Opened::Absent | Opened::Bad | Opened::Sized(_) => return Ok(false),
         };
         let mut block = 0;
         while block * BLOCK_BYTES < size {
@@ -318,8 +326,7 @@ impl BlobReader {
         }
         let checked = match &self.source {
             Source::Whole(body) => {
-                let range = usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
-                return Ok(body.slice(range));
+                return Ok(body.slice(in_memory(start)..in_memory(end)));
             }
             Source::Blocks(checked) => checked.clone(),
         };
@@ -336,9 +343,9 @@ impl BlobReader {
             Err(ReadFault::Io(source)) => Err(Error::Io { doing: "read", path: shared.layout.blob(&digest), source }),
         })
         .await?;
-        let skip = usize::try_from(start - first * BLOCK_BYTES).expect("within a block");
-        let stop = usize::try_from(end - first * BLOCK_BYTES).map_or(bytes.len(), |stop| stop.min(bytes.len()));
-        Ok(bytes.slice(skip..stop))
+        let skipped = first * BLOCK_BYTES;
+        let stop = in_memory(end - skipped).min(bytes.len());
+        Ok(bytes.slice(in_memory(start - skipped)..stop))
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Sink {
     kept: bool,
 }
 
-/// What is known of a file once all its bytes are written and synced.
+/// What is known of a file once all its bytes are written.
 #[derive(Debug)]
 pub(super) struct Sealed {
     pub(super) hasher: Hasher,
@@ -73,6 +73,10 @@ impl Sink {
             early_length: 0,
             kept: false,
         })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -143,10 +147,9 @@ impl Sink {
         }
     }
 
-    /// Syncs the bytes; the name is the caller's business. The file is still taken away unless [`Self::keep`] is called.
+    /// Ends the bytes. The caller syncs the file and gives it a name; it is still taken away unless [`Self::keep`] is called.
     pub(super) fn seal(&mut self) -> Result<Sealed> {
         self.await_early()?;
-        self.shared.sync(&self.file, &self.path)?;
         Ok(Sealed {
             hasher: self.hasher.clone(),
             length: self.length,

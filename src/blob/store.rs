@@ -26,7 +26,7 @@ use super::space::SpaceWatch;
 use crate::db::Db;
 use crate::disk;
 use crate::env::Clock;
-use crate::oci::{Digest, ExtentId};
+use crate::oci::{Algorithm, Digest, ExtentId};
 
 // A slow listener loses the oldest events and lists afresh; the index and the disk have the truth.
 const EVENTS_MAX: usize = 4096;
@@ -206,11 +206,10 @@ impl Shared {
             self.metrics.no_space.inc();
             return Error::NoSpace;
         }
-        if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) {
-            return Error::Io { doing, path: path.into(), source };
+        if blames_disk(&source) {
+            tracing::error!(error = %source, doing, path = %path.display(), "disk failed a write");
+            self.space.note_failure();
         }
-        tracing::error!(error = %source, doing, path = %path.display(), "disk failed a write");
-        self.space.note_failure();
         Error::Io { doing, path: path.into(), source }
     }
 
@@ -223,8 +222,12 @@ impl Shared {
         self.timed("sync directory", dir, || disk::sync_dir(dir))
     }
 
-    /// Gives a synced file its final name, durably.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        disk::rename(from, to).map_err(|source| self.write_error("rename to", to, source))
+    }
+
+    /// Gives a synced file its final name, durably.
+    pub(super) fn rename_durable(&self, from: &Path, to: &Path) -> Result<()> {
         self.timed("rename to", to, || disk::rename_durable(from, to))
     }
 
@@ -234,24 +237,42 @@ impl Shared {
         self.metrics.sync_seconds.observe(started.elapsed().as_secs_f64());
         outcome.map_err(|source| {
             let error = self.write_error(doing, path, source);
-            if matches!(error, Error::Io { .. }) {
+            if self.space.is_unwritable() {
                 self.metrics.sync_failures.inc();
             }
             error
         })
     }
 
+    /// Does two syncs at once: filesystems with one journal make them one.
+    pub(super) fn both(
+        &self,
+        first: impl FnOnce() -> Result<()>,
+        second: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<()> {
+        std::thread::scope(|scope| {
+            let second = scope.spawn(second);
+            let first = first();
+            let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            first.and(second)
+        })
+    }
+
+    /// Writes a small file whole into `tmp/`; it is not synced.
+    pub(super) fn write_temporary(&self, bytes: &[u8]) -> Result<(File, PathBuf)> {
+        let path = self.layout.temporary();
+        let file = disk::create_new(&path).map_err(|source| self.write_error("create file", &path, source))?;
+        if let Err(source) = disk::write_all_at(&file, &path, bytes, 0) {
+            remove_quietly(&path);
+            return Err(self.write_error("write file", &path, source));
+        }
+        Ok((file, path))
+    }
+
     /// Writes a small file whole under `path`, durably, by way of `tmp/`.
     pub(super) fn place(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let temporary = self.layout.temporary();
-        let placed = (|| {
-            let file =
-                disk::create_new(&temporary).map_err(|source| self.write_error("create file", &temporary, source))?;
-            disk::write_all_at(&file, &temporary, bytes, 0)
-                .map_err(|source| self.write_error("write file", &temporary, source))?;
-            self.sync(&file, &temporary)?;
-            self.rename(&temporary, path)
-        })();
+        let (file, temporary) = self.write_temporary(bytes)?;
+        let placed = self.sync(&file, &temporary).and_then(|()| self.rename_durable(&temporary, path));
         if placed.is_err() {
             remove_quietly(&temporary);
         }
@@ -276,6 +297,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Makes all fan-out directories of the usual algorithm at once, so that pushes need not wait for it one by one.
+    pub(super) fn ready_all_dirs(&self) -> Result<()> {
+        for dir in [self.layout.blobs_of(Algorithm::Sha256), self.layout.sums_of(Algorithm::Sha256)] {
+            let made: Vec<_> = (0..=255u8).map(|byte| dir.join(format!("{byte:02x}"))).collect();
+            for made in &made {
+                match fs::create_dir(made) {
+                    Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(self.write_error("create directory", made, source));
+                    }
+                    _ => {}
+                }
+            }
+            self.sync_dir(&dir)?;
+            self.ready_dirs.lock().expect("no panic while making a directory").extend(made);
+        }
+        Ok(())
+    }
+
     /// The wall clock in seconds of Unix time.
     pub(super) fn now(&self) -> u64 {
         self.clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -285,6 +324,18 @@ impl Shared {
         // Nobody may be listening yet.
         drop(self.events.send(event));
     }
+}
+
+/// Whether an error says that the disk is failing or takes no writes, as opposed to a want of descriptors or memory.
+fn blames_disk(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let blaming = [Errno::IO, Errno::ROFS, Errno::NXIO, Errno::NODEV, Errno::UCLEAN, Errno::BADMSG, Errno::STALE];
+    blaming.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// A number of bytes that are, or are about to be, in memory.
+pub(super) fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 pub(super) fn remove_quietly(path: &Path) {

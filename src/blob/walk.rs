@@ -29,6 +29,10 @@ impl BlobStore {
 
     /// Brings the index in line with the disk, then flushes it from time to time; never returns.
     async fn run_index(&self) {
+        let shared = Arc::clone(&self.shared);
+        if let Err(error) = blocking(move || shared.ready_all_dirs()).await {
+            tracing::warn!(%error, "directories could not be made ahead");
+        }
         let mut walked = None;
         loop {
             let generation = self.shared.index.db.generation();

@@ -34,6 +34,17 @@ pub fn create_dir_durable(dir: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
+/// Renames a file; the caller syncs the directory it lands in before the name counts.
+///
+/// # Errors
+///
+/// Whatever the filesystem says; nothing has changed then.
+#[expect(clippy::disallowed_methods, reason = "the one place that renames")]
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    faults::check(Step::Write, to)?;
+    fs::rename(from, to)
+}
+
 /// Renames a file whose bytes are already synced, and syncs the directory it lands in.
 ///
 /// Replaces an existing file at `to`. The directory of `from` is not synced: a name that comes back there after a power
@@ -42,10 +53,8 @@ pub fn create_dir_durable(dir: &Path) -> io::Result<()> {
 /// # Errors
 ///
 /// Whatever the filesystem says.
-#[expect(clippy::disallowed_methods, reason = "the one place that renames")]
 pub fn rename_durable(from: &Path, to: &Path) -> io::Result<()> {
-    faults::check(Step::Write, to)?;
-    fs::rename(from, to)?;
+    rename(from, to)?;
     sync_dir(parent_of(to))
 }
 

@@ -33,15 +33,15 @@ pub fn encode_frame(out: &mut Vec<u8>, record: &[u8]) {
 /// - [`FrameError::Short`] if the frame goes on past the end of `bytes`.
 /// - [`FrameError::Damaged`] if the checksum differs or the record is longer than `record_bytes_max`.
 pub fn decode_frame(bytes: &[u8], record_bytes_max: usize) -> Result<(&[u8], usize), FrameError> {
-    let (header, rest) = bytes.split_at_checked(FRAME_HEADER_BYTES).ok_or(FrameError::Short)?;
-    let length: [u8; 4] = header[..4].try_into().expect("four bytes");
-    let expected = u32::from_le_bytes(header[4..].try_into().expect("four bytes"));
-    let record_bytes = u32::from_le_bytes(length) as usize;
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(FrameError::Short)?;
+    let (expected, rest) = rest.split_first_chunk::<4>().ok_or(FrameError::Short)?;
+    let expected = u32::from_le_bytes(*expected);
+    let record_bytes = u32::from_le_bytes(*length) as usize;
     if record_bytes > record_bytes_max {
         return Err(FrameError::Damaged);
     }
     let record = rest.get(..record_bytes).ok_or(FrameError::Short)?;
-    if checksum(length, record) == expected {
+    if checksum(*length, record) == expected {
         Ok((record, FRAME_HEADER_BYTES + record_bytes))
     } else {
         Err(FrameError::Damaged)

@@ -94,3 +94,29 @@ async fn a_blob_whose_name_could_not_be_synced_does_not_count() {
     node.store.assemble(&digest, MIB as u64, &[part(1, 0, MIB as u64)]).await.unwrap();
     assert_eq!(node.read(&digest, MIB as u64).await.unwrap(), bytes);
 }
+
+#[tokio::test]
+async fn a_failed_replacement_leaves_the_copy_that_was_there() {
+    let node = Node::start();
+    let bytes = noise(4, MIB);
+    let digest = node.store_blob(1, &bytes).await;
+    for (step, errno) in [(Step::Write, ENOSPC), (Step::Sync, EIO)] {
+        let broken = inject(&node.dir.path().join("blobs"), step, errno);
+        assert!(node.store.assemble(&digest, MIB as u64, &[part(1, 0, MIB as u64)]).await.is_err());
+        drop(broken);
+        assert_eq!(node.read(&digest, MIB as u64).await.unwrap(), bytes);
+        assert_eq!(node.files_in("tmp"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_want_of_descriptors_is_not_blamed_on_the_disk() {
+    const EMFILE: i32 = 24;
+    let node = Node::start();
+    let digest = Digest::of(Algorithm::Sha256, b"body");
+    let scarce = inject(node.dir.path(), Step::Write, EMFILE);
+    assert!(matches!(node.store.put(&digest, Bytes::from_static(b"body")).await, Err(Error::Io { .. })));
+    drop(scarce);
+    assert!(!node.store.refuses_writes() && !node.store.usage().disk_suspect);
+    node.store.put(&digest, Bytes::from_static(b"body")).await.unwrap();
+}

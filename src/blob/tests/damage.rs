@@ -157,3 +157,23 @@ async fn the_quarantine_keeps_the_newest_few() {
     }
     assert_eq!(node.files_in("quarantine"), super::support::config().quarantine_files_max);
 }
+
+#[tokio::test]
+async fn a_wrong_idea_of_its_size_does_not_cost_a_good_copy() {
+    let node = Node::start();
+    for length in [1000, MIB] {
+        let bytes = noise(8, length);
+        let size = length as u64;
+        let digest = node.store_blob(1, &bytes).await;
+        assert!(!node.store.has(&digest, size + 1).await.unwrap());
+        assert!(!node.store.hold(&digest, size - 1).await.unwrap());
+        assert!(node.store.open_blob(&digest, size * 2).await.unwrap().is_none());
+        assert_eq!(node.store.read_all(&digest, 1).await.unwrap(), None);
+        // A client that names this digest for bytes of its own.
+        node.stage(2, initial(), b"own", 3).await;
+        let error = node.store.assemble(&digest, 3, &[part(2, 0, 1), part(2, 1, 2)]).await.unwrap_err();
+        assert!(matches!(error, Error::DigestMismatch { .. }));
+        assert_eq!(node.files_in("quarantine"), 0);
+        assert_eq!(node.read(&digest, size).await.unwrap(), bytes);
+    }
+}
