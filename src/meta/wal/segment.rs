@@ -1,0 +1,107 @@
+//! Segment files: made whole before they have their name, sealed to their true length.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{rename_durable, sync_dir};
+
+use super::record::{Checkpoint, Records};
+use super::segment_path;
+
+/// The segment being written.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) file: Arc<File>,
+    /// Where the next batch goes.
+    pub(super) end: u64,
+    /// Bytes preallocated.
+    pub(super) capacity: u64,
+    /// Offset up to which everything is synced.
+    pub(super) durable: u64,
+    /// The durable offset that the last written batch says.
+    pub(super) announced: u64,
+    /// The highest index of an entry written in it.
+    pub(super) index_max: Option<u64>,
+}
+
+impl Segment {
+    /// Makes segment `number`, preallocated, beginning with `checkpoint`; it and its name are durable on return.
+    pub(super) fn create(dir: &Path, number: u64, capacity: u64, checkpoint: &Checkpoint) -> io::Result<Self> {
+        let path = segment_path(dir, number);
+        let beside = path.with_extension("new");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&beside)?;
+        preallocate(&file, capacity)?;
+        let mut records = Records::default();
+        records.checkpoint(checkpoint);
+        let batch = records.into_batch(number, 0, 0);
+        file.write_all_at(&batch, 0)?;
+        file.sync_all()?;
+        rename_durable(&beside, &path)?;
+        let end = batch.len() as u64;
+        Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
+    }
+
+    /// Opens the last segment after recovery: everything after `end` is cut off, zeroed and preallocated anew.
+    ///
+    /// The cut removes bytes of batches that were never durable; left in place they could later pass for batches written
+    /// after them.
+    pub(super) fn reopen(dir: &Path, number: u64, end: u64, capacity: u64) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(segment_path(dir, number))?;
+        file.set_len(end)?;
+        let capacity = capacity.max(end);
+        preallocate(&file, capacity)?;
+        file.sync_all()?;
+        Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
+    }
+
+    /// Cuts the segment to its true length and syncs it; nothing is written to it any more.
+    pub(super) fn seal(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.file.set_len(self.end)?;
+        self.file.sync_all()?;
+        self.durable = self.end;
+        Ok(())
+    }
+}
+
+/// Takes disk space now, so that writing later does not fail for want of it; where the filesystem cannot, only the length
+/// is set.
+fn preallocate(file: &File, capacity: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, capacity) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            let length = file.metadata()?.len();
+            if length < capacity { file.set_len(capacity) } else { Ok(()) }
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Lists the segments in order of number, after removing half-made ones.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut segments = Vec::new();
+    let mut removed = false;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("wal") => {
+                if let Some(number) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok()) {
+                    segments.push((number, path));
+                }
+            }
+            Some("new") => {
+                fs::remove_file(&path)?;
+                removed = true;
+            }
+            _ => {}
+        }
+    }
+    if removed {
+        sync_dir(dir)?;
+    }
+    segments.sort();
+    Ok(segments)
+}
