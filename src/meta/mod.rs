@@ -6,13 +6,23 @@
 mod apply;
 mod check;
 pub mod command;
+mod log_memory;
+mod log_store;
+mod published;
 mod query;
 mod rows;
+mod snapshot;
 mod snapshot_codec;
 mod sorted_map;
 mod state;
 mod state_hash;
+mod state_machine;
 mod tables;
+mod types;
+mod wal;
+
+#[cfg(test)]
+mod suite_tests;
 
 pub use apply::COMMAND_LIFE_MS;
 pub use check::Problem;

@@ -26,7 +26,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-pub(super) use recovery::Recovered;
+pub use recovery::Error;
+pub(super) use recovery::{Recovered, recover};
 
 /// Identifies a log entry: who led when it was made, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -160,9 +161,6 @@ pub(super) fn read_entry(file: &File, place: Place) -> io::Result<Vec<u8>> {
         io::Error::new(io::ErrorKind::InvalidData, format!("entry at offset {offset} of log segment {segment} is damaged"))
     })
 }
-
-/// Reads the whole log.
-pub(super) use recovery::recover;
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:020}.wal"))

@@ -1,0 +1,365 @@
+//! Snapshots as files: written beside, synced, renamed; verified whole before anything is taken from them.
+//!
+//! A file is a run of frames (`disk::encode_frame`): a header, the state's records, a trailer with their count and the
+//! checksum of everything before it. Two are kept; the log is purged only to the older (P9).
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{FRAME_HEADER_BYTES, create_dir_durable, decode_frame, encode_frame, rename_durable, sync_dir};
+use crate::topology::ClusterId;
+
+use super::types::{LogId, Members, SnapshotMeta, StoredMembership};
+use super::wal::EntryId;
+use super::{SnapshotError, State, StateBuilder, decode_record, encode_record};
+
+const FORMAT: u8 = 1;
+const HEADER: u8 = b'H';
+const RECORD: u8 = b'R';
+const TRAILER: u8 = b'T';
+/// No record is longer: a length beyond it is damage.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+const KEPT: usize = 2;
+
+/// Says why a snapshot cannot be written, or must not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filesystem refused.
+    #[error("access snapshot {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The bytes are damaged or cut short.
+    #[error("snapshot {path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer binary wrote it.
+    #[error("snapshot {path} has a format that this binary does not know")]
+    Version {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its records are no state.
+    #[error("snapshot {path} does not hold a state")]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: SnapshotError,
+    },
+    /// Its state's hash is not the one it says.
+    #[error("snapshot {path} has a state with another hash")]
+    Hash {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is of another cluster (R8).
+    #[error("snapshot {path} is of another cluster")]
+    Cluster {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// What a snapshot is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) last: Option<EntryId>,
+    membership_at: Option<EntryId>,
+    members: Members,
+    state_hash: u128,
+}
+
+impl Header {
+    pub(super) fn new(state: &State, last: Option<LogId>, membership: &StoredMembership) -> Self {
+        Self {
+            cluster: state.cluster(),
+            last: last.map(EntryId::from),
+            membership_at: membership.log_id().map(EntryId::from),
+            members: membership.membership().into(),
+            state_hash: state.hash(),
+        }
+    }
+
+    pub(super) fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.last.map(LogId::from), last_membership: self.membership() }
+    }
+
+    pub(super) fn membership(&self) -> StoredMembership {
+        StoredMembership::new(self.membership_at.map(LogId::from), self.members.clone().into())
+    }
+
+    fn file_name(&self) -> String {
+        let (index, term, node) = self.last.map_or((0, 0, 0), |last| (last.index, last.term, last.node));
+        format!("{index:020}-{term}-{node}.snap")
+    }
+}
+
+/// A whole snapshot file, open for reading even if it is removed meanwhile.
+#[derive(Debug, Clone)]
+pub(super) struct SnapshotFile {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    pub(super) size_bytes: u64,
+    /// The verified state, when it was just read.
+    pub(super) state: Option<Arc<State>>,
+}
+
+impl SnapshotFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let size_bytes = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), size_bytes, state: None })
+    }
+}
+
+/// The directory of this node's snapshots.
+#[derive(Debug)]
+pub(super) struct SnapshotDir {
+    dir: PathBuf,
+    /// Oldest first.
+    kept: Mutex<Vec<(Header, SnapshotFile)>>,
+}
+
+impl SnapshotDir {
+    /// Opens the directory and loads the newest valid snapshot; a bad one is set aside, and the one before it is used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Version`], and [`Error::Cluster`]: those are no reason to fall back.
+    pub(super) fn open(dir: &Path, cluster: ClusterId) -> Result<(Self, Option<(Header, State)>), Error> {
+        let at = |source| Error::Io { path: dir.to_owned(), source };
+        create_dir_durable(dir).map_err(at)?;
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(dir).map_err(at)? {
+            let path = entry.map_err(at)?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("snap") => paths.push(path),
+                Some("new") => fs::remove_file(&path).map_err(at)?,
+                _ => {}
+            }
+        }
+        sync_dir(dir).map_err(at)?;
+        paths.sort();
+        let mut kept = Vec::new();
+        let mut newest = None;
+        for path in paths.into_iter().rev() {
+            match load(&path, cluster) {
+                Ok((header, state)) => {
+                    let file = SnapshotFile::open(&path).map_err(at)?;
+                    kept.insert(0, (header.clone(), file));
+                    // The older one is read too: better to know now than on the day it is needed.
+                    newest = newest.or(Some((header, state)));
+                }
+                Err(error @ (Error::Damaged { .. } | Error::Records { .. } | Error::Hash { .. })) => {
+                    tracing::error!(%error, "snapshot set aside");
+                    rename_durable(&path, &path.with_extension("bad")).map_err(at)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Self { dir: dir.to_owned(), kept: Mutex::new(kept) }, newest))
+    }
+
+    /// Writes a snapshot of `state` and keeps it; blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; nothing is left behind but a file that the next start clears.
+    pub(super) fn write(&self, state: &State, header: Header) -> Result<SnapshotFile, Error> {
+        let path = self.dir.join(header.file_name());
+        let beside = path.with_extension("new");
+        let at = |source| Error::Io { path: beside.clone(), source };
+        let outcome = write_file(&beside, state, &header).and_then(|()| rename_durable(&beside, &path));
+        if let Err(error) = outcome {
+            // A half-written file is only in the way of space.
+            fs::remove_file(&beside).ok();
+            return Err(at(error));
+        }
+        self.keep(header, &path)
+    }
+
+    /// Takes in a received and verified file under its final name; blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(super) fn adopt(&self, header: Header, received: &Path) -> Result<SnapshotFile, Error> {
+        let path = self.dir.join(header.file_name());
+        if received != path {
+            rename_durable(received, &path).map_err(|source| Error::Io { path: received.to_owned(), source })?;
+        }
+        self.keep(header, &path)
+    }
+
+    fn keep(&self, header: Header, path: &Path) -> Result<SnapshotFile, Error> {
+        let file = SnapshotFile::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let mut kept = self.kept.lock().expect("no panic while held");
+        kept.retain(|(_, other)| other.path != file.path);
+        kept.push((header, file.clone()));
+        kept.sort_by_key(|(header, _)| header.last);
+        while kept.len() > KEPT {
+            let (_, oldest) = kept.remove(0);
+            if let Err(error) = fs::remove_file(&oldest.path) {
+                tracing::warn!(%error, path = %oldest.path.display(), "old snapshot could not be removed");
+            }
+        }
+        Ok(file)
+    }
+
+    /// Returns the newest snapshot.
+    pub(super) fn newest(&self) -> Option<(Header, SnapshotFile)> {
+        self.kept.lock().expect("no panic while held").last().cloned()
+    }
+
+    /// Returns the last log indexes of the older and the newer snapshot, if both are there.
+    pub(super) fn bounds(&self) -> Option<(u64, u64)> {
+        let kept = self.kept.lock().expect("no panic while held");
+        let index = |at: usize| kept.get(at).and_then(|(header, _)| header.last).map(|last| last.index);
+        Some((index(0)?, index(1)?))
+    }
+
+    /// Returns a path for a file that is being received; a crash leaves it for the next start to clear.
+    pub(super) fn incoming(&self, from: u64) -> PathBuf {
+        self.dir.join(format!("incoming-{from}.new"))
+    }
+}
+
+/// Counts and checksums what goes through.
+struct Summing<W> {
+    inner: W,
+    checksum: u32,
+}
+
+impl<W: Write> Summing<W> {
+    fn frame(&mut self, scratch: &mut Vec<u8>, kind: u8, body: &[u8]) -> io::Result<()> {
+        let mut record = Vec::with_capacity(body.len() + 1);
+        record.push(kind);
+        record.extend_from_slice(body);
+        scratch.clear();
+        encode_frame(scratch, &record);
+        self.checksum = crc32c::crc32c_append(self.checksum, scratch);
+        self.inner.write_all(scratch)
+    }
+}
+
+fn write_file(path: &Path, state: &State, header: &Header) -> io::Result<()> {
+    let mut out = Summing { inner: BufWriter::with_capacity(1 << 20, File::create(path)?), checksum: 0 };
+    let mut scratch = Vec::new();
+    let encoded = postcard::to_extend(header, vec![FORMAT]).expect("a header always encodes");
+    out.frame(&mut scratch, HEADER, &encoded)?;
+    let mut count = 0u64;
+    for record in state.records() {
+        out.frame(&mut scratch, RECORD, &encode_record(&record))?;
+        count += 1;
+    }
+    let mut trailer = count.to_le_bytes().to_vec();
+    trailer.extend_from_slice(&out.checksum.to_le_bytes());
+    out.frame(&mut scratch, TRAILER, &trailer)?;
+    let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()
+}
+
+/// Reads and verifies a whole snapshot: every frame, the trailer, the state's hash, the cluster.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub(super) fn load(path: &Path, cluster: ClusterId) -> Result<(Header, State), Error> {
+    let damaged = || Error::Damaged { path: path.to_owned() };
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let mut frames = Frames { input: BufReader::with_capacity(1 << 20, file), checksum: 0, path };
+    let (kind, body) = frames.next()?;
+    let (format, body) = body.split_first().ok_or_else(damaged)?;
+    if kind != HEADER {
+        return Err(damaged());
+    }
+    if *format != FORMAT {
+        return Err(Error::Version { path: path.to_owned() });
+    }
+    let header: Header = postcard::from_bytes(body).map_err(|_| damaged())?;
+    if header.cluster.is_some_and(|other| other != cluster) {
+        return Err(Error::Cluster { path: path.to_owned() });
+    }
+    let mut builder = StateBuilder::new();
+    let mut count = 0u64;
+    let records = |source| match source {
+        SnapshotError::Version { .. } => Error::Version { path: path.to_owned() },
+        source => Error::Records { path: path.to_owned(), source },
+    };
+    loop {
+        let checksum = frames.checksum;
+        let (kind, body) = frames.next()?;
+        match kind {
+            RECORD => builder.push(decode_record(&body).map_err(records)?).map_err(records)?,
+            TRAILER => {
+                let mut expected = count.to_le_bytes().to_vec();
+                expected.extend_from_slice(&checksum.to_le_bytes());
+                if body != expected || frames.has_more()? {
+                    return Err(damaged());
+                }
+                break;
+            }
+            _ => return Err(Error::Version { path: path.to_owned() }),
+        }
+        count += 1;
+    }
+    let state = builder.finish().map_err(records)?;
+    if state.hash() != header.state_hash {
+        return Err(Error::Hash { path: path.to_owned() });
+    }
+    Ok((header, state))
+}
+
+struct Frames<'a> {
+    input: BufReader<File>,
+    checksum: u32,
+    path: &'a Path,
+}
+
+impl Frames<'_> {
+    fn next(&mut self) -> Result<(u8, Vec<u8>), Error> {
+        let mut bytes = vec![0; FRAME_HEADER_BYTES];
+        self.fill(&mut bytes)?;
+        let length = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes")) as usize;
+        if length > RECORD_BYTES_MAX {
+            return Err(self.damaged());
+        }
+        bytes.resize(FRAME_HEADER_BYTES + length, 0);
+        self.fill(&mut bytes[FRAME_HEADER_BYTES..])?;
+        self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
+        let (record, _) = decode_frame(&bytes, RECORD_BYTES_MAX).map_err(|_| self.damaged())?;
+        let (kind, body) = record.split_first().ok_or_else(|| self.damaged())?;
+        Ok((*kind, body.to_vec()))
+    }
+
+    fn has_more(&mut self) -> Result<bool, Error> {
+        let mut byte = [0];
+        self.input.read(&mut byte).map(|read| read > 0).map_err(|error| self.io(error))
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.input.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.damaged(),
+            _ => self.io(error),
+        })
+    }
+
+    fn damaged(&self) -> Error {
+        Error::Damaged { path: self.path.to_owned() }
+    }
+
+    fn io(&self, source: io::Error) -> Error {
+        Error::Io { path: self.path.to_owned(), source }
+    }
+}
