@@ -125,7 +125,8 @@ impl LogMemory {
     pub(super) fn push(&self, id: EntryId, entry: Entry, bytes: usize) -> io::Result<()> {
         let mut inner = self.lock();
         let last = inner.slots.back().map(|slot| slot.id).or(inner.purged);
-        if last.map_or(0, |last| last.index + 1) != id.index {
+        // An empty log that was never purged may begin anywhere; consensus begins at 0.
+        if last.is_some_and(|last| last.index + 1 != id.index) {
             return Err(io::Error::other(format!("entry {} does not follow the log's last entry {last:?}", id.index)));
         }
         inner.slots.push_back(Slot { id, place: None, cached: Some((entry, bytes)) });

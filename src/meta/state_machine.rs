@@ -37,7 +37,10 @@ impl StateMachine {
     /// Begins with a loaded snapshot, or with nothing.
     pub(super) fn new(cluster: ClusterId, snapshots: Arc<SnapshotDir>, loaded: Option<(Header, State)>) -> Self {
         let (last_applied, membership, state) = match loaded {
-            Some((header, state)) => (header.last.map(LogId::from), header.membership(), state),
+            Some((header, mut state)) => {
+                state.set_applied(header.last.map_or(0, |last| last.index));
+                (header.last.map(LogId::from), header.membership(), state)
+            }
             None => (None, StoredMembership::default(), State::default()),
         };
         let index = last_applied.map_or(0, |id| id.index);
@@ -52,7 +55,10 @@ impl StateMachine {
     fn apply_entry(&mut self, entry: &Entry) -> io::Result<Option<Response>> {
         let index = entry.log_id.index;
         let response = match &entry.payload {
-            Payload::Blank => None,
+            Payload::Blank => {
+                self.state.set_applied(index);
+                None
+            }
             Payload::Normal(logged) => Some(self.state.apply(index, &logged.0)),
             Payload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -133,6 +139,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         let index = self.last_applied.map_or(0, |id| id.index);
+        self.state.set_applied(index);
         self.publish(&mut vec![(index, self.state.hash())], &mut Vec::new());
         Ok(())
     }

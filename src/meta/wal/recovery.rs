@@ -108,10 +108,11 @@ impl Recovered {
         Ok(None)
     }
 
-    fn check_start(&self) -> Result<(), Error> {
-        let expected = self.purged.map_or(0, |purged| purged.index + 1);
-        match self.entries.front() {
-            Some((id, _)) if id.index != expected => Err(Error::Hole { index: id.index }),
+    /// Segments go only by a purge, and entries begin where it ended.
+    fn check_start(&self, first_segment: u64) -> Result<(), Error> {
+        match (self.purged, self.entries.front()) {
+            (None, _) if first_segment > 1 => Err(Error::SegmentMissing { segment: 1 }),
+            (Some(purged), Some((id, _))) if id.index != purged.index + 1 => Err(Error::Hole { index: id.index }),
             _ => Ok(()),
         }
     }
@@ -135,7 +136,8 @@ pub(in crate::meta) fn recover(dir: &Path) -> Result<Recovered, Error> {
         last: None,
     };
     let count = segments.len();
-    let mut expected = segments.first().map_or(0, |(number, _)| *number);
+    let first = segments.first().map_or(1, |(number, _)| *number);
+    let mut expected = first;
     for (position, (number, path)) in segments.into_iter().enumerate() {
         if number != expected {
             return Err(Error::SegmentMissing { segment: expected });
@@ -154,7 +156,7 @@ pub(in crate::meta) fn recover(dir: &Path) -> Result<Recovered, Error> {
             recovered.sealed.push((number, index_max));
         }
     }
-    recovered.check_start()?;
+    recovered.check_start(first)?;
     Ok(recovered)
 }
 

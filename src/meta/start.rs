@@ -1,0 +1,283 @@
+//! Opening: the log, the newest snapshot, the raft core on its own threads, and the futures that the node runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use openraft::impls::EmptyNode;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+
+use crate::disk::write_durable;
+use crate::rpc::Peers;
+use crate::topology::{ClusterId, NodeId};
+
+use super::command::{Command, Rejection, Response};
+use super::config::{Config, ConfigError};
+use super::consistency::READERS_MAX;
+use super::engine::{Core, Hooks};
+use super::followers::Followers;
+use super::freshness::Freshness;
+use super::log_clock::LogClock;
+use super::log_memory::CacheLimits;
+use super::log_store::{LogLimits, LogStore};
+use super::metrics::Metrics;
+use super::network::Network;
+use super::service::Door;
+use super::snapshot::{self, SnapshotDir};
+use super::state_machine::StateMachine;
+use super::types::Raft;
+use super::{Failure, Meta, wal};
+
+/// Says why consensus cannot start. None of these goes away by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings cannot work together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log cannot be opened.
+    #[error("open the raft log")]
+    Log(#[from] wal::Error),
+    /// The log was there once and is gone: this node may have voted, and must not vote again under its id (R18).
+    #[error("the raft log in {dir} is gone: wipe the data directory, the node then returns under a new id")]
+    LogGone {
+        /// Where it was.
+        dir: PathBuf,
+    },
+    /// A snapshot cannot be opened.
+    #[error("open the snapshots")]
+    Snapshots(#[from] snapshot::Error),
+    /// The filesystem refused.
+    #[error("write {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The raft core did not start.
+    #[error("start raft: {reason}")]
+    Raft {
+        /// What it said.
+        reason: String,
+    },
+    /// The first node could not make itself the cluster.
+    #[error("form the cluster: {reason}")]
+    Form {
+        /// What came of it.
+        reason: String,
+    },
+}
+
+/// Makes a cluster of this node alone, which others join (P10).
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    /// Nodes that must be there before the registry takes writes.
+    pub nodes_expected: u32,
+    /// `AddNode` of this node; it must get this node's id.
+    pub add_me: Command,
+}
+
+/// What [`Meta::start`] needs.
+pub struct Options {
+    /// The node's data directory; `raft/` and `snapshots/` in it are owned here.
+    pub data_dir: PathBuf,
+    /// The cluster this node belongs to.
+    pub cluster: ClusterId,
+    /// This node's id.
+    pub me: NodeId,
+    /// The settings.
+    pub config: Config,
+    /// The ways to other nodes.
+    pub peers: Peers,
+    /// Set on the node that makes the cluster, at every start: what was done already is not done again.
+    pub bootstrap: Option<Bootstrap>,
+    /// Chance, the wall clock, and what is known of bodies.
+    pub hooks: Hooks,
+    /// Where to count.
+    pub metrics: Metrics,
+    /// The threads that consensus runs on; nothing else may block them (R25).
+    pub runtime: Handle,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("data_dir", &self.data_dir).field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+/// What the node takes up of a started [`Meta`].
+pub struct Services {
+    /// Makes the two gRPC services.
+    pub door: Door,
+    /// Everything that `meta` does by itself; it ends only with the reason why this node must stop.
+    pub run: futures::future::BoxFuture<'static, Failure>,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services").finish_non_exhaustive()
+    }
+}
+
+impl Meta {
+    /// Opens log and snapshots, replays what is known committed, and joins consensus.
+    ///
+    /// The raft core, the replication to each peer and the state machine run on `options.runtime`; the log has a thread of
+    /// its own. The services must be installed and `run` be polled before other nodes or reads get anywhere.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(options: Options) -> Result<(Self, Services), StartError> {
+        options.config.validate()?;
+        let (log, machine, snapshots) = open(&options).await?;
+        let published = machine.published();
+        let network = Network { peers: options.peers.clone(), append_deadline: options.config.append_deadline() };
+        let raft_config = options.config.raft(&options.cluster.to_string()).validate();
+        let raft_config = Arc::new(raft_config.map_err(|error| StartError::Raft { reason: error.to_string() })?);
+        let me = options.me.0;
+        let (bootstrap, runtime) = (options.bootstrap, options.runtime);
+        // Whatever the core spawns lives where it is made.
+        let made = runtime.spawn(async move { Raft::new(me, raft_config, network, log, machine).await }).await;
+        let raft = match made {
+            Ok(Ok(raft)) => raft,
+            Ok(Err(fatal)) => return Err(StartError::Raft { reason: fatal.to_string() }),
+            Err(panic) => return Err(StartError::Raft { reason: panic.to_string() }),
+        };
+        let (reads, read_queue) = mpsc::channel(READERS_MAX);
+        let core = Arc::new(Core {
+            cluster: options.cluster,
+            me: options.me,
+            config: options.config,
+            raft,
+            peers: options.peers,
+            hooks: options.hooks,
+            published,
+            snapshots,
+            followers: Followers::default(),
+            freshness: Freshness::new(),
+            clock: LogClock::default(),
+            metrics: options.metrics,
+            reads,
+            receiving: AsyncMutex::new(()),
+            failure: watch::Sender::new(None),
+            diverged: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        });
+        if core.is_alone() {
+            // Nobody else could win: there is no timeout to wait for. An error means a stopped core, seen soon enough.
+            core.raft.trigger().elect(false).await.ok();
+        }
+        if let Some(bootstrap) = bootstrap {
+            core.form(bootstrap).await?;
+        }
+        let run = run(core.clone(), read_queue);
+        Ok((Self { core: core.clone() }, Services { door: Door::new(core), run: Box::pin(run) }))
+    }
+}
+
+async fn run(core: Arc<Core>, reads: mpsc::Receiver<super::consistency::ReadRequest>) -> Failure {
+    let mut failure = core.failure.subscribe();
+    let failed = async {
+        match failure.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().expect("just seen"),
+            Err(_) => Failure::Raft { reason: "meta is gone".to_owned() },
+        }
+    };
+    let reason = tokio::select! {
+        reason = failed => reason,
+        reason = core.watch_core() => reason,
+        () = core.serve_reads(reads) => Failure::Raft { reason: "reads ended".to_owned() },
+        () = core.keep_fresh() => unreachable!("runs for ever"),
+        () = core.keep_members() => unreachable!("runs for ever"),
+        () = core.keep_log_short() => unreachable!("runs for ever"),
+    };
+    core.fail(reason.clone());
+    reason
+}
+
+async fn open(options: &Options) -> Result<(LogStore, StateMachine, Arc<SnapshotDir>), StartError> {
+    let (data_dir, cluster) = (options.data_dir.clone(), options.cluster);
+    let config = &options.config;
+    let limits = LogLimits {
+        segment_bytes: config.segment_bytes,
+        cache: CacheLimits { entries: config.log_cache_entries, bytes: config.log_cache_bytes },
+    };
+    let metrics = options.metrics.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let log_dir = data_dir.join("raft");
+        refuse_lost_log(&data_dir, &log_dir)?;
+        let (snapshots, loaded) = SnapshotDir::open(&data_dir.join("snapshots"), cluster)?;
+        let snapshots = Arc::new(snapshots);
+        let log = LogStore::open(&log_dir, limits, move |took| metrics.synced(took))?;
+        mark_log(&data_dir)?;
+        Ok((log, StateMachine::new(cluster, snapshots.clone(), loaded), snapshots))
+    });
+    opened.await.map_err(|panic| StartError::Raft { reason: panic.to_string() })?
+}
+
+/// The note beside the log that says it was made once.
+fn marker(data_dir: &Path) -> PathBuf {
+    data_dir.join("raft-made")
+}
+
+fn refuse_lost_log(data_dir: &Path, log_dir: &Path) -> Result<(), StartError> {
+    let empty = std::fs::read_dir(log_dir).map_or(true, |mut entries| entries.next().is_none());
+    match empty && marker(data_dir).exists() {
+        true => Err(StartError::LogGone { dir: log_dir.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+fn mark_log(data_dir: &Path) -> Result<(), StartError> {
+    let path = marker(data_dir);
+    if path.exists() {
+        return Ok(());
+    }
+    write_durable(&path, b"the raft log of this node was made; without it the node may not vote again\n")
+        .map_err(|source| StartError::Io { path, source })
+}
+
+/// How long the first node tries to form the cluster of itself alone.
+const FORM_MAX: Duration = Duration::from_secs(10);
+
+impl Core {
+    fn is_alone(&self) -> bool {
+        let metrics = self.raft_metrics();
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        voters.as_slice() == [self.me.0]
+    }
+
+    /// Makes this node the only voter and says what the cluster is; does again what a crash left undone.
+    async fn form(&self, bootstrap: Bootstrap) -> Result<(), StartError> {
+        let failed = |reason: String| StartError::Form { reason };
+        let initialized = self.raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
+        if !initialized {
+            let members = std::collections::BTreeMap::from([(self.me.0, EmptyNode {})]);
+            self.raft.initialize(members).await.map_err(|error| failed(error.to_string()))?;
+        }
+        // A cluster that has grown has no leader until others are up, and was formed.
+        let formed = self.published.current().state.topology().node(self.me).is_some();
+        if formed || !self.is_alone() {
+            return Ok(());
+        }
+        let form = Command::FormCluster { cluster: self.cluster, nodes_expected: bootstrap.nodes_expected };
+        // Both may have been done before a crash; doing them again changes nothing.
+        for command in [form, bootstrap.add_me] {
+            let applied = self.propose(command, FORM_MAX).await.map_err(|error| failed(error.to_string()))?;
+            match applied.response {
+                Response::Rejected(Rejection::ClusterMismatch) => {
+                    return Err(failed("the log is of another cluster".to_owned()));
+                }
+                Response::Rejected(rejection) => return Err(failed(format!("{rejection:?}"))),
+                Response::NodeAdded { node } if node != self.me => {
+                    return Err(failed(format!("this node was given id {node}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
