@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use tonic::{Code, Status};
 
 use crate::rpc::proto::meta_service_client::MetaServiceClient;
@@ -31,9 +29,14 @@ const PART_BYTES: usize = 1 << 20;
 /// What became of a forwarded proposal.
 #[derive(Debug)]
 pub(super) enum Forwarded {
-    Applied { index: u64, response: Response },
+    Applied {
+        index: u64,
+        response: Response,
+    },
     /// Nothing was proposed there.
-    NotLeader { leader: Option<NodeId> },
+    NotLeader {
+        leader: Option<NodeId>,
+    },
     Unknown,
 }
 

@@ -154,9 +154,7 @@ impl Core {
         let change = async {
             match step.clone() {
                 Step::AddLearner(id) => self.raft.add_learner(id, EmptyNode {}, false).await,
-                Step::RemoveLearners(ids) => {
-                    self.raft.change_membership(ChangeMembers::RemoveNodes(ids), true).await
-                }
+                Step::RemoveLearners(ids) => self.raft.change_membership(ChangeMembers::RemoveNodes(ids), true).await,
                 Step::SetVoters(voters) => {
                     self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await
                 }

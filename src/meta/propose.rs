@@ -26,9 +26,14 @@ const STAMP_MAX: Duration = Duration::from_secs(2);
 /// What became of a proposal at this node.
 #[derive(Debug)]
 pub(super) enum Submitted {
-    Applied { index: u64, response: Response },
+    Applied {
+        index: u64,
+        response: Response,
+    },
     /// It was not proposed.
-    NotLeader { leader: Option<NodeId> },
+    NotLeader {
+        leader: Option<NodeId>,
+    },
     /// It may or may not take effect.
     Unknown,
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::vote::RaftVote as _;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -237,9 +236,11 @@ impl MetaService for Door {
             return Ok(Response::new(proto::ReadIndexReply { outcome }));
         };
         let request = request.into_inner();
-        let state_hash: [u8; 16] = request.state_hash.as_ref().try_into().map_err(|_| {
-            Retry::GiveUp.status(Code::InvalidArgument, "state hash is not 16 bytes")
-        })?;
+        let state_hash: [u8; 16] = request
+            .state_hash
+            .as_ref()
+            .try_into()
+            .map_err(|_| Retry::GiveUp.status(Code::InvalidArgument, "state hash is not 16 bytes"))?;
         let state_hash = u128::from_be_bytes(state_hash);
         let report = Report { applied: request.applied, state_hash, bodies_complete: request.bodies_complete };
         let agrees = core.published.hash_at(report.applied).map(|hash| hash == state_hash);

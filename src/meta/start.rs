@@ -166,7 +166,7 @@ impl Meta {
             diverged: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
-        if core.is_alone() {
+        if core.is_alone().await {
             // Nobody else could win: there is no timeout to wait for. An error means a stopped core, seen soon enough.
             core.raft.trigger().elect(false).await.ok();
         }
@@ -244,10 +244,13 @@ fn mark_log(data_dir: &Path) -> Result<(), StartError> {
 const FORM_MAX: Duration = Duration::from_secs(10);
 
 impl Core {
-    fn is_alone(&self) -> bool {
-        let metrics = self.raft_metrics();
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        voters.as_slice() == [self.me.0]
+    /// Whether this node is the only voter. Asks the core itself: its metrics may be a moment late.
+    async fn is_alone(&self) -> bool {
+        let voters = self.raft.with_raft_state(|state| {
+            let membership = state.membership_state.effective();
+            membership.membership().voter_ids().collect::<Vec<u64>>()
+        });
+        voters.await.is_ok_and(|voters| voters.as_slice() == [self.me.0])
     }
 
     /// Makes this node the only voter and says what the cluster is; does again what a crash left undone.
@@ -260,7 +263,7 @@ impl Core {
         }
         // A cluster that has grown has no leader until others are up, and was formed.
         let formed = self.published.current().state.topology().node(self.me).is_some();
-        if formed || !self.is_alone() {
+        if formed || !self.is_alone().await {
             return Ok(());
         }
         let form = Command::FormCluster { cluster: self.cluster, nodes_expected: bootstrap.nodes_expected };

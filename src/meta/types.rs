@@ -82,10 +82,7 @@ pub(super) struct Members {
 
 impl From<&Membership> for Members {
     fn from(membership: &Membership) -> Self {
-        Self {
-            voters: membership.get_joint_config().clone(),
-            all: membership.nodes().map(|(id, _)| *id).collect(),
-        }
+        Self { voters: membership.get_joint_config().clone(), all: membership.nodes().map(|(id, _)| *id).collect() }
     }
 }
 
@@ -123,9 +120,8 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
 pub(super) fn decode_entry(bytes: &[u8]) -> io::Result<Entry> {
     let refuse = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     let (id, payload): (EntryId, StoredPayload) = match bytes.split_first() {
-        Some((&ENTRY_VERSION, rest)) => {
-            postcard::from_bytes(rest).map_err(|error| refuse(format!("log entry is unknown to this binary: {error}")))?
-        }
+        Some((&ENTRY_VERSION, rest)) => postcard::from_bytes(rest)
+            .map_err(|error| refuse(format!("log entry is unknown to this binary: {error}")))?,
         Some((version, _)) => return Err(refuse(format!("log entry has unknown version {version}"))),
         None => return Err(refuse("log entry is empty".into())),
     };

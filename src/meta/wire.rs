@@ -1,9 +1,7 @@
 //! Between the wire's messages and the types of consensus.
 
 use bytes::Bytes;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::{Code, Status};
@@ -65,9 +63,9 @@ pub(super) fn from_append_request(request: proto::AppendRequest) -> Result<Appen
     Ok(AppendEntriesRequest {
         vote: vote(request.ballot)?,
         prev_log_id: request.previous.map(log_id),
-        entries: entries.collect::<Result<_, _>>().map_err(|error| {
-            Retry::GiveUp.status(Code::InvalidArgument, format!("entry cannot be taken: {error}"))
-        })?,
+        entries: entries
+            .collect::<Result<_, _>>()
+            .map_err(|error| Retry::GiveUp.status(Code::InvalidArgument, format!("entry cannot be taken: {error}")))?,
         leader_commit: request.committed.map(log_id),
     })
 }

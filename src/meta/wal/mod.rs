@@ -59,14 +59,28 @@ pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 /// One write, in the order of submission.
 pub(super) enum Write {
     /// Entries with their encoded bytes, consecutive.
-    Append { entries: Vec<(EntryId, Vec<u8>)>, done: Done },
-    Ballot { ballot: Ballot, done: Done },
+    Append {
+        entries: Vec<(EntryId, Vec<u8>)>,
+        done: Done,
+    },
+    Ballot {
+        ballot: Ballot,
+        done: Done,
+    },
     /// Drops the entries after `after`, or all.
-    Truncate { after: Option<EntryId>, done: Done },
+    Truncate {
+        after: Option<EntryId>,
+        done: Done,
+    },
     /// Drops the entries up to `upto`, inclusive.
-    Purge { upto: EntryId, done: Done },
+    Purge {
+        upto: EntryId,
+        done: Done,
+    },
     /// Remembered lazily: no sync of its own.
-    Committed { committed: Option<EntryId> },
+    Committed {
+        committed: Option<EntryId>,
+    },
 }
 
 /// What the writer reports while it works.
@@ -158,7 +172,10 @@ pub(super) fn read_entry(file: &File, place: Place) -> io::Result<Vec<u8>> {
     std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, place.offset)?;
     record::decode_entry_record(&bytes).ok_or_else(|| {
         let (segment, offset) = (place.segment, place.offset);
-        io::Error::new(io::ErrorKind::InvalidData, format!("entry at offset {offset} of log segment {segment} is damaged"))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("entry at offset {offset} of log segment {segment} is damaged"),
+        )
     })
 }
 

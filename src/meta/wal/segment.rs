@@ -88,7 +88,8 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wal") => {
-                if let Some(number) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok()) {
+                if let Some(number) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok())
+                {
                     segments.push((number, path));
                 }
             }

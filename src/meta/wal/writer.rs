@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::disk::sync_dir;
 
-use super::recovery::open_last;
 use super::record::{BATCH_HEADER_BYTES, Checkpoint, Records};
+use super::recovery::open_last;
 use super::segment::Segment;
 use super::{Done, EntryId, Files, Hooks, Place, Recovered, Sizes, Write, segment_path};
 
