@@ -18,8 +18,8 @@ use crate::oci::ErrorCode;
 use super::error::Failure;
 
 /// What is read of a body after its request was refused, so that the client hears the refusal.
-const DRAIN_BYTES_MAX: u64 = 1 << 20;
-const DRAIN_FOR: Duration = Duration::from_secs(2);
+const DRAIN_BYTES_MAX: u64 = 64 << 20;
+const DRAIN_FOR: Duration = Duration::from_secs(3);
 
 /// The body of one request.
 ///
@@ -88,7 +88,7 @@ impl ClientBody {
         Ok(read.freeze())
     }
 
-    /// Takes in what is left of a short body: a client that still sends when the connection closes may lose the answer.
+    /// Takes in what is left of a body that is not endless: a client that still sends when the connection closes may lose the answer.
     pub(super) async fn drain(self) {
         let worthwhile = self.length.is_none_or(|length| length <= DRAIN_BYTES_MAX) && !self.awaits_continue;
         // Bytes that a task still wants must not be taken from it.

@@ -109,8 +109,8 @@ pub(super) fn finish(response: Response, asks_head: bool, id: &str) -> Response 
         .set(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .set(headers::REQUEST_ID, id);
     if asks_head {
-        let length = response.body().size_hint().exact();
-        if let Some(length) = length.filter(|_| !response.headers().contains_key(header::CONTENT_LENGTH)) {
+        // Answers without a body either say their length already or, as a 204, must not.
+        if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         *response.body_mut() = Body::empty();
