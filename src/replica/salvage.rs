@@ -30,6 +30,8 @@ impl Replicas {
             complete: false,
         };
         if length == 0 {
+            // Nothing of it will ever be listed: it need not wait for the reaper.
+            self.local().blobs.remove_extents(&[request.id]).await?;
             return Ok(cut);
         }
         let mut trims: FuturesUnordered<_> = copies

@@ -15,9 +15,6 @@ mod service;
 mod source;
 mod wire;
 
-#[cfg(test)]
-pub(crate) mod tests;
-
 use std::time::Duration;
 
 use crate::blob::ExtentPart;

@@ -74,6 +74,9 @@ pub(super) async fn receive(
             Ok(None) | Err(_) => break Some(Broken::Gone),
         }
     };
+    if taken == 0 {
+        return Received::Cut(cut.unwrap_or(Broken::Damaged)); // nothing arrived, nothing is kept
+    }
     match (while_beating(writer.finish(), || report(taken)).await, cut) {
         (Err(error), _) => Received::Failed(error),
         (Ok(stored), None) => Received::Whole(stored),

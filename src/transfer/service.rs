@@ -38,6 +38,9 @@ pub struct Service {
     local: Local,
     env: Env,
     calls: Arc<Semaphore>,
+    /// Makes this node send wrong bytes under right checksums.
+    #[cfg(test)]
+    lies: bool,
 }
 
 impl fmt::Debug for Service {
@@ -53,7 +56,19 @@ impl Service {
     /// Builds the service on this node's disk.
     #[must_use]
     pub fn new(local: Local, env: Env) -> Self {
-        Self { local, env, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
+        Self {
+            local,
+            env,
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            #[cfg(test)]
+            lies: false,
+        }
+    }
+
+    /// A service that sends wrong bytes under right checksums.
+    #[cfg(test)]
+    pub(crate) fn lying(self) -> Self {
+        Self { lies: true, ..self }
     }
 
     /// Wraps it for a tonic server, with its message limits.
@@ -221,7 +236,12 @@ impl Transfer for Service {
             end: request.end,
             _permit: permit,
         };
-        Ok(Response::new(futures::stream::try_unfold(blocks, Blocks::next).boxed()))
+        let frames = futures::stream::try_unfold(blocks, Blocks::next);
+        #[cfg(test)]
+        if self.lies {
+            return Ok(Response::new(frames.map(|frame| frame.map(falsified)).boxed()));
+        }
+        Ok(Response::new(frames.boxed()))
     }
 
     async fn has_blobs(&self, request: Request<proto::HasBlobsRequest>) -> Answer<proto::HasBlobsReply> {
@@ -368,4 +388,11 @@ fn status(error: Error) -> Status {
         | Error::Malformed { .. }
         | Error::Peer(_) => Status::unavailable(error.to_string()),
     }
+}
+
+#[cfg(test)]
+fn falsified(frame: proto::Frame) -> proto::Frame {
+    let mut bytes = frame.data.to_vec();
+    bytes[0] ^= 1;
+    frame_to_wire(bytes.into())
 }

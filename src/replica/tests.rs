@@ -1,1 +1,0 @@
-//! Tests with several nodes in one process (they follow).

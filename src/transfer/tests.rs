@@ -1,1 +1,0 @@
-//! Tests of the wire between two real nodes' disks over loopback.
