@@ -76,7 +76,7 @@ fn tables(status: &Value) -> String {
     text.push('\n');
     for (section, keys) in [
         ("blobs", ["under_replicated", "over_replicated", "lost"]),
-        ("repair", ["queue", "rate_bytes_per_second", "failed"]),
+        ("repair", ["queue", "running", "fetched"]),
     ] {
         let values = keys.iter().map(|key| format!("{} {}", key.replace('_', " "), cell(&status[section], key)));
         text.push_str(&format!("{section}: {}\n", values.collect::<Vec<_>>().join(", ")));

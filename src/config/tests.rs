@@ -101,7 +101,7 @@ fn nonsense_is_refused_by_name() {
         ("[cluster]\nseeds = [\"127.0.0.1:5100\", \"a:1\"]\nsecret_file = \"s\"", "cluster.seeds"),
         ("[cluster]\nseeds = [\"a\"]\nsecret_file = \"s\"", "cluster.seeds"),
         ("[storage]\nwrite_copies = 4", "storage.write_copies"),
-        ("[raft]\nelection_min = \"100ms\"", "raft.election_min"),
+        ("[raft]\nelection_min = \"100ms\"", "raft: election_min"),
         ("[registry]\nread = \"maybe\"", "read"),
     ] {
         let error = refused(text, &[]);

@@ -15,8 +15,6 @@ mod service;
 mod status;
 mod wire;
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use crate::auth::Auth;
@@ -25,26 +23,12 @@ use crate::gossip::Gossip;
 use crate::meta::Meta;
 use crate::rpc::Peers;
 use crate::telemetry::Metrics;
+use crate::upkeep::Upkeep;
 
 pub use health::{Health, Stage};
 pub use report::Report;
 pub use routes::{router, starting};
 pub use service::AdminService;
-
-/// How the bytes on this node compare with what should lie here, as upkeep last saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Copies {
-    /// Linked content that should lie here and does not.
-    pub missing: u64,
-    /// Linked content that no node has.
-    pub lost: u64,
-    /// All linked content was compared at least once since the start.
-    pub compared: bool,
-    /// Bytes fetched per second, lately.
-    pub fetched_bytes_per_second: u64,
-    /// Fetches that failed since the start.
-    pub failed_fetches: u64,
-}
 
 /// What there is to show.
 #[derive(Clone)]
@@ -64,7 +48,7 @@ pub struct Parts {
     /// This node's bytes.
     pub blobs: BlobStore,
     /// This node's bytes compared with what should be.
-    pub copies: Arc<dyn Fn() -> Copies + Send + Sync>,
+    pub upkeep: Upkeep,
     /// Copies wanted of each blob.
     pub copies_wanted: usize,
     /// When the node was started.

@@ -74,14 +74,15 @@ fn status() -> Value {
                     "under_replicated": { "type": ["integer", "null"] },
                     "over_replicated": { "type": ["integer", "null"] },
                     "lost": { "type": ["integer", "null"] },
+                    "linked": { "type": ["integer", "null"] },
                 },
             },
             "repair": {
                 "type": "object",
                 "properties": {
                     "queue": { "type": "integer" },
-                    "rate_bytes_per_second": { "type": "integer" },
-                    "failed": { "type": "integer" },
+                    "running": { "type": "integer" },
+                    "fetched": { "type": "integer", "description": "Since the nodes started." },
                 },
             },
             "warnings": { "type": "array", "items": { "type": "string" } },
@@ -122,6 +123,9 @@ fn node() -> Value {
             "extents": integer(),
             "index_complete": { "type": ["boolean", "null"] },
             "refuses_writes": { "type": ["boolean", "null"] },
+            "disk_suspect": { "type": ["boolean", "null"] },
+            "free_bytes": integer(),
+            "compared": { "type": ["boolean", "null"] },
             "repair_queue": integer(),
         },
     })

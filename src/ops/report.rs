@@ -24,7 +24,14 @@ pub struct Report {
     pub(super) extents: u64,
     pub(super) index_complete: bool,
     pub(super) refuses_writes: bool,
-    pub(super) copies: super::Copies,
+    pub(super) disk_suspect: bool,
+    pub(super) free_bytes: u64,
+    /// Linked content that should lie on this node and does not.
+    pub(super) missing: u64,
+    pub(super) fetching: u64,
+    pub(super) fetched: u64,
+    /// All linked content was compared with the disk since the start.
+    pub(super) compared: bool,
     pub(super) uptime_seconds: u64,
     pub(super) pid: u32,
 }
@@ -33,6 +40,7 @@ pub struct Report {
 pub(super) fn own(parts: &Parts) -> Report {
     let meta = parts.meta.status();
     let usage = parts.blobs.usage();
+    let progress = parts.upkeep.progress().borrow().clone();
     Report {
         node: meta.me,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,7 +57,12 @@ pub(super) fn own(parts: &Parts) -> Report {
         extents: usage.extents,
         index_complete: usage.index_complete,
         refuses_writes: parts.blobs.refuses_writes(),
-        copies: (parts.copies)(),
+        disk_suspect: usage.disk_suspect,
+        free_bytes: usage.free_bytes,
+        missing: progress.missing as u64,
+        fetching: progress.running as u64,
+        fetched: progress.done,
+        compared: progress.compared,
         uptime_seconds: parts.started.elapsed().as_secs(),
         pid: std::process::id(),
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::gossip::{Liveness, Members};
 use crate::meta::VoterSets;
 use crate::topology::{NodeId, NodeRecord, NodeState, Topology};
+use crate::upkeep::Survey;
 
 use super::{Parts, Report, report, wire};
 
@@ -28,16 +29,13 @@ pub(super) async fn cluster(parts: &Parts) -> Value {
         open: parts.meta.local().is_open(),
         voters: parts.meta.voter_sets(),
         copies_wanted: parts.copies_wanted,
-        linked: Some(parts.meta.local().contents(None, LINKED_COUNTED).len()).filter(|linked| *linked < LINKED_COUNTED),
+        survey: *parts.upkeep.survey().borrow(),
         topology: &topology,
         members: &members,
         reports: &reports,
     };
     seen.print()
 }
-
-/// Linked content is counted up to here; beyond, the number is not known.
-const LINKED_COUNTED: usize = 100_000;
 
 /// Everything the answer is made from.
 struct Seen<'a> {
@@ -46,7 +44,7 @@ struct Seen<'a> {
     open: bool,
     voters: VoterSets,
     copies_wanted: usize,
-    linked: Option<usize>,
+    survey: Survey,
     topology: &'a Topology,
     members: &'a Members,
     reports: &'a BTreeMap<NodeId, Report>,
@@ -67,13 +65,14 @@ impl Seen<'_> {
             "nodes": nodes,
             "blobs": {
                 "under_replicated": self.under_replicated(),
-                "over_replicated": self.over_replicated(),
-                "lost": self.lost(),
+                "over_replicated": self.surveyed(|survey| survey.over_replicated),
+                "lost": self.surveyed(|survey| survey.lost),
+                "linked": self.surveyed(|survey| survey.contents),
             },
             "repair": {
-                "queue": sum(|report| report.copies.missing),
-                "rate_bytes_per_second": sum(|report| report.copies.fetched_bytes_per_second),
-                "failed": sum(|report| report.copies.failed_fetches),
+                "queue": sum(|report| report.missing),
+                "running": sum(|report| report.fetching),
+                "fetched": sum(|report| report.fetched),
             },
             "warnings": self.warnings(leader),
         })
@@ -135,41 +134,29 @@ impl Seen<'_> {
             "extents": report.map(|report| report.extents),
             "index_complete": report.map(|report| report.index_complete),
             "refuses_writes": report.map(|report| report.refuses_writes),
-            "repair_queue": report.map(|report| report.copies.missing),
+            "disk_suspect": report.map(|report| report.disk_suspect),
+            "free_bytes": report.map(|report| report.free_bytes),
+            "compared": report.map(|report| report.compared),
+            "repair_queue": report.map(|report| report.missing),
         })
-    }
-
-    fn all_compared(&self) -> bool {
-        self.reports.values().all(|report| report.copies.compared)
     }
 
     fn all_answered(&self) -> bool {
         self.topology.nodes.keys().all(|node| self.reports.contains_key(node))
     }
 
-    /// Every node is wanted for every blob: no more nodes than copies.
-    fn all_hold_all(&self) -> bool {
-        self.topology.members() <= self.copies_wanted
+    fn surveyed(&self, found: fn(&Survey) -> u64) -> Option<u64> {
+        self.survey.ended.map(|_| found(&self.survey))
     }
 
-    /// Zero exactly if no copy is missing; else the number that the node which lacks most lacks.
+    /// What the last survey found, corrected by what is known to have got worse since.
     fn under_replicated(&self) -> Option<u64> {
-        if !self.all_answered() {
-            // what lies on a node that is away is no live copy
-            let linked = self.linked.filter(|_| self.all_hold_all());
-            return linked.map(|linked| linked as u64);
-        }
-        let most = self.reports.values().map(|report| report.copies.missing).max();
-        most.filter(|_| self.all_compared())
-    }
-
-    fn over_replicated(&self) -> Option<u64> {
-        self.all_hold_all().then_some(0)
-    }
-
-    fn lost(&self) -> Option<u64> {
-        let most = self.reports.values().map(|report| report.copies.lost).max().unwrap_or(0);
-        (most > 0 || (self.all_compared() && self.all_answered())).then_some(most)
+        let found = self.surveyed(|survey| survey.under_replicated)?;
+        let missing = self.reports.values().map(|report| report.missing).max().unwrap_or(0);
+        // what lies on a node that is away is no copy in reach; every node is wanted for everything where nodes are few
+        let all_hold_all = self.topology.members() <= self.copies_wanted;
+        let away = if all_hold_all && !self.all_answered() { self.survey.contents } else { 0 };
+        Some(found.max(missing).max(away))
     }
 
     fn warnings(&self, leader: Option<NodeId>) -> Vec<String> {
@@ -189,7 +176,10 @@ impl Seen<'_> {
                 warnings.push(format!("nodes differ in their state at log index {}", report.applied));
             }
             if report.refuses_writes {
-                warnings.push(format!("node {} is short of disk space and refuses new bytes", report.node));
+                warnings.push(format!("node {} refuses new bytes: its disk is nearly full", report.node));
+            }
+            if report.disk_suspect {
+                warnings.push(format!("the disk of node {} has failed a write", report.node));
             }
         }
         warnings

@@ -7,7 +7,7 @@ use crate::rpc::proto::{ReportRequest, ReportResponse};
 use crate::rpc::{Lane, MESSAGE_BYTES_MAX, Peers, within};
 use crate::topology::NodeId;
 
-use super::{Copies, Report};
+use super::Report;
 
 /// How long a node may take to report itself.
 const REPORT_DEADLINE: Duration = Duration::from_secs(1);
@@ -46,13 +46,12 @@ impl TryFrom<ReportResponse> for Report {
             extents: wire.extents,
             index_complete: wire.index_complete,
             refuses_writes: wire.refuses_writes,
-            copies: Copies {
-                missing: wire.missing,
-                lost: wire.lost,
-                compared: wire.compared,
-                fetched_bytes_per_second: wire.fetched_bytes_per_second,
-                failed_fetches: wire.failed_fetches,
-            },
+            disk_suspect: wire.disk_suspect,
+            free_bytes: wire.free_bytes,
+            missing: wire.missing,
+            fetching: wire.fetching,
+            fetched: wire.fetched,
+            compared: wire.compared,
             uptime_seconds: wire.uptime_seconds,
             pid: wire.pid,
         })
@@ -77,11 +76,12 @@ impl From<Report> for ReportResponse {
             extents: report.extents,
             index_complete: report.index_complete,
             refuses_writes: report.refuses_writes,
-            missing: report.copies.missing,
-            lost: report.copies.lost,
-            compared: report.copies.compared,
-            fetched_bytes_per_second: report.copies.fetched_bytes_per_second,
-            failed_fetches: report.copies.failed_fetches,
+            disk_suspect: report.disk_suspect,
+            free_bytes: report.free_bytes,
+            missing: report.missing,
+            fetching: report.fetching,
+            fetched: report.fetched,
+            compared: report.compared,
             uptime_seconds: report.uptime_seconds,
             pid: report.pid,
         }

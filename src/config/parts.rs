@@ -1,0 +1,69 @@
+//! What each module is handed of the configuration.
+
+use std::time::Duration;
+
+use crate::{auth, blob, meta, registry, replica};
+
+use super::{Config, Error, Result, Sparse};
+
+impl Config {
+    /// The settings of the agreement.
+    #[must_use]
+    pub fn for_meta(&self) -> meta::Config {
+        meta::Config {
+            heartbeat_ms: millis(self.raft.heartbeat),
+            election_min_ms: millis(self.raft.election_min),
+            election_max_ms: millis(self.raft.election_max),
+            snapshot_entries: self.raft.snapshot_entries,
+            log_entries_kept: self.raft.keep_entries,
+            ..meta::Config::default()
+        }
+    }
+
+    /// The settings of this node's bytes.
+    #[must_use]
+    pub fn for_blob(&self) -> blob::Config {
+        blob::Config {
+            refuse_free_bytes: self.storage.free_min,
+            reserve_free_bytes: self.storage.free_reserve,
+            ..blob::Config::default()
+        }
+    }
+
+    /// The settings of copies.
+    #[must_use]
+    pub fn for_replica(&self) -> replica::Config {
+        replica::Config { copies: self.storage.copies as usize, write_copies: self.storage.write_copies as usize }
+    }
+
+    /// The registry's policies.
+    #[must_use]
+    pub fn for_registry(&self) -> registry::Config {
+        registry::Config {
+            read: self.registry.read,
+            sparse: self.registry.sparse == Sparse::Allow,
+            upload_ttl: self.registry.upload_ttl,
+            uploads_per_principal_max: self.registry.uploads_per_principal_max,
+            manifest_bytes_max: usize::try_from(self.registry.manifest_bytes_max).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Who may come in.
+    #[must_use]
+    pub fn for_auth(&self) -> auth::Config {
+        auth::Config { htpasswd: self.auth.htpasswd.clone() }
+    }
+
+    /// Lets each module check its own settings.
+    pub(super) fn validate_parts(&self) -> Result<()> {
+        let invalid = |key, problem| Error::Invalid { key, problem };
+        self.for_meta().validate().map_err(|error| invalid("raft", error.to_string()))?;
+        self.for_blob().validate().map_err(|error| invalid("storage.free_min", error.to_string()))?;
+        self.for_registry().validate().map_err(|(key, problem)| invalid(key, problem))?;
+        self.for_auth().validate().map_err(|problem| invalid("auth.htpasswd", problem))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

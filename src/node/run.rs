@@ -1,0 +1,75 @@
+//! A node as a process: from its start to a signal or its own end.
+
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+
+use super::{Node, Outcome, Seams, StartError, machine};
+
+/// Runs a node until it is told to stop or cannot go on.
+///
+/// SIGINT and SIGTERM stop it in good order, a second one at once; with `stop_with_parent` so does the end of standard
+/// input. SIGHUP reads the users again.
+pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
+    machine::raise_descriptors();
+    let mut signals = match Signals::new(stop_with_parent) {
+        Ok(signals) => signals,
+        Err(source) => return Outcome::Unusable(StartError::Machine { source }),
+    };
+    let started = tokio::select! {
+        started = Node::start(config, Seams::machine()) => started,
+        () = signals.stop() => return Outcome::Stopped,
+    };
+    let node = match started {
+        Ok(node) => node,
+        Err(error) => {
+            tracing::error!(error = crate::rpc::describe(&error), "node cannot start");
+            return Outcome::Unusable(error);
+        }
+    };
+    let ended = tokio::select! {
+        ended = node.ended() => Some(ended),
+        () = signals.stop() => None,
+    };
+    if let Some(ended) = ended {
+        tracing::error!(error = %ended, "node ends");
+        return Outcome::Ended;
+    }
+    tokio::select! {
+        () = node.stop() => {}
+        () = signals.stop() => tracing::warn!("second signal: leaving at once"),
+    }
+    Outcome::Stopped
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    parent: Option<tokio::io::Stdin>,
+}
+
+impl Signals {
+    fn new(stop_with_parent: bool) -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            parent: stop_with_parent.then(tokio::io::stdin),
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            () = gone(self.parent.as_mut()) => self.parent = None,
+        }
+    }
+}
+
+/// Waits for the end of standard input; without one, for ever.
+async fn gone(parent: Option<&mut tokio::io::Stdin>) {
+    let Some(parent) = parent else { return std::future::pending().await };
+    let mut ignored = [0; 64];
+    while parent.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+}

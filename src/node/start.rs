@@ -1,0 +1,367 @@
+//! The start of a node, step by step.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::auth::Auth;
+use crate::blob::BlobStore;
+use crate::config::Config;
+use crate::db::Db;
+use crate::env::Env;
+use crate::gossip::Gossip;
+use crate::meta::Meta;
+use crate::ops::{AdminService, Health, Stage};
+use crate::registry::Registry;
+use crate::replica::Replicas;
+use crate::rpc::{Bootstrap, BootstrapOptions, Bootstrapped, Credentials, Peers, PeersParts, Runtimes, Secret, Server};
+use crate::telemetry::Metrics;
+use crate::topology::Topology;
+use crate::upkeep::Upkeep;
+use crate::{api, gossip, meta, ops, registry, replica, rpc, transfer, upkeep};
+
+use super::data_dir;
+use super::doors::Doors;
+use super::machine::RaftThreads;
+use super::tasks::Tasks;
+use super::wiring::{self, Later};
+use super::{Node, Seams, StartError};
+
+/// What the stop needs of the parts.
+pub(super) struct Parts {
+    pub(super) meta: Meta,
+    pub(super) gossip: Gossip,
+    pub(super) db: Db,
+    pub(super) upkeep_stop: CancellationToken,
+}
+
+/// What is there once the doors are open: enough to say that the node starts.
+struct Ground {
+    config: Config,
+    env: Env,
+    tasks: Tasks,
+    metrics: Metrics,
+    runtimes: Runtimes,
+    started: Instant,
+}
+
+/// This node's place among the others.
+struct Place {
+    bootstrap: Bootstrap,
+    become_what: Bootstrapped,
+    credentials: Credentials,
+    server: rpc::ServerHandle,
+    metrics: rpc::Metrics,
+}
+
+/// The server for other nodes, running.
+struct Running {
+    address: SocketAddr,
+    stop: CancellationToken,
+    closed: mpsc::Receiver<()>,
+}
+
+impl Node {
+    /// Starts a node and waits until it is a member of its cluster, however long that takes; [`Node::ready`] says when it
+    /// serves.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; everything begun is ended again.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call ends everything begun, as a crash would.
+    pub async fn start(config: Config, seams: Seams) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let data_dir = config.node.data_dir.clone();
+        let lock = blocking(move || data_dir::open(&data_dir)).await?;
+        let threads = RaftThreads::start().map_err(|source| StartError::Machine { source })?;
+        let tasks = AbortOnDrop(Tasks::default());
+        let Seams { clock, net, seed } = seams;
+        let env = Env { clock, net, seed, spawner: Arc::new(tasks.0.clone()) };
+        let runtimes = Runtimes { raft: threads.handle(), rest: Handle::current() };
+        let (metrics, health) = (Metrics::default(), Health::default());
+        tracing::info!(name = config.node.name, version = env!("CARGO_PKG_VERSION"), "starting");
+
+        let doors = Doors::open(&config, &env, &tasks.0, &health, &metrics).await?;
+        let stop_grace = config.node.stop_grace;
+        let ground = Ground { config, env, tasks: tasks.0.clone(), metrics, runtimes, started };
+        let (db, blobs) = ground.open_bytes().await?;
+        health.set(Stage::Starting("not in a cluster yet"));
+        let assembled = async {
+            let (place, running) = ground.find_place(doors.api).await?;
+            health.set(Stage::Starting("log is not replayed yet"));
+            let parts = ground.assemble(place, &doors, &health, (db, blobs), running.address).await?;
+            Ok::<_, StartError>((parts, running))
+        };
+        let (parts, running) = tokio::select! {
+            assembled = assembled => assembled?,
+            ended = tasks.0.ended() => return Err(StartError::Ended(ended)),
+        };
+        Ok(Self {
+            parts,
+            health,
+            doors,
+            rpc_address: running.address,
+            rpc_stop: running.stop,
+            rpc_closed: running.closed,
+            stop_grace,
+            tasks: tasks.keep(),
+            _threads: threads,
+            _lock: lock,
+        })
+    }
+}
+
+impl Ground {
+    /// Opens what lies on this disk.
+    async fn open_bytes(&self) -> Result<(Db, BlobStore), StartError> {
+        let (data_dir, config) = (self.config.node.data_dir.clone(), self.config.for_blob());
+        let clock = self.env.clock.clone();
+        let opened = blocking(move || {
+            let db = Db::open(&data_dir);
+            BlobStore::open(config, &data_dir, db.clone(), clock).map(|blobs| (db, blobs))
+        });
+        let (db, blobs) = opened.await?;
+        self.metrics.register(|registry| blobs.register_metrics(registry));
+        self.critical("blob store", { let blobs = blobs.clone(); async move { blobs.run().await } });
+        Ok((db, blobs))
+    }
+
+    /// Becomes a member of the cluster, or one again.
+    async fn find_place(&self, api: SocketAddr) -> Result<(Place, Running), StartError> {
+        let (config, env) = (&self.config, &self.env);
+        let secret_file = config.secret_file();
+        let alone = config.cluster.seeds.is_empty() && config.cluster.secret_file.is_none();
+        let (secret_env, exists) = (env.clone(), secret_file.exists());
+        let secret = blocking(move || match alone && !exists {
+            true => Secret::generate(&secret_env, &secret_file),
+            false => Secret::load(&secret_file),
+        });
+        let secret = secret.await?;
+        let credentials = Credentials::anonymous(env)?;
+        let metrics = self.metrics.register(rpc::Metrics::new);
+        // the seeds know this node by what it advertises; a port 0 is only for nodes without seeds
+        let listen: SocketAddr = config.rpc.listen.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let node = wiring::description(config, api, listen);
+        let options = BootstrapOptions {
+            expect: config.cluster.bootstrap_expect as usize,
+            seeds: config.cluster.seeds.clone(),
+            ..BootstrapOptions::new(&config.node.data_dir, node, secret)
+        };
+        let (open_env, open_credentials) = (env.clone(), credentials.clone());
+        let bootstrap = blocking(move || Bootstrap::open(open_env, open_credentials, options)).await?;
+        let parts = rpc::ServerParts {
+            env: env.clone(),
+            credentials: credentials.clone(),
+            runtimes: self.runtimes.clone(),
+            bootstrap: bootstrap.routes(),
+            limits: rpc::Limits::default(),
+            metrics: metrics.clone(),
+        };
+        let (server, handle) = Server::bind(&config.rpc.listen, parts).await?;
+        let (stop, (open, closed)) = (CancellationToken::new(), mpsc::channel(1));
+        let address = handle.address();
+        tracing::info!(task = "rpc", %address, "listening");
+        let stopped = stop.clone();
+        self.tasks.critical_on(&self.runtimes.raft, "rpc server", async move {
+            server.run(stopped).await;
+            drop(open);
+            Ok::<_, Infallible>(())
+        });
+        let become_what = bootstrap.run().await?;
+        let place = Place { bootstrap, become_what, credentials, server: handle, metrics };
+        Ok((place, Running { address, stop, closed }))
+    }
+
+    /// Builds everything that needs the node's identity, low to high.
+    async fn assemble(
+        &self,
+        place: Place,
+        doors: &Doors,
+        health: &Health,
+        (db, blobs): (Db, BlobStore),
+        rpc_address: SocketAddr,
+    ) -> Result<Parts, StartError> {
+        let (config, env) = (&self.config, &self.env);
+        let description = wiring::description(config, doors.api, rpc_address);
+        let later: Later<Upkeep> = Later::default();
+        let (meta, peers, services) = self.join_consensus(&place, &description, later.clone()).await?;
+        self.tasks.critical("consensus", async move { Err::<(), _>(services.run.await) });
+        place.bootstrap.serve_joins(Arc::new(wiring::Joins(meta.clone())));
+        place.bootstrap.mark_started().await?;
+        self.critical("certificate renewals", place.bootstrap.clone().renewals());
+
+        let gossip_parts = gossip::Parts {
+            env: env.clone(),
+            peers: peers.clone(),
+            topology: meta.topology(),
+            metrics: self.metrics.register(gossip::Metrics::new),
+        };
+        let (gossip, rounds, gossip_service) = Gossip::start(gossip::Config::default(), gossip_parts);
+        let client = transfer::Client::new(Arc::new(peers.clone()));
+        let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
+        let transfer_service = transfer::Service::new(local.clone(), env.clone()).into_server();
+        let replica_parts = replica::Parts {
+            local,
+            env: env.clone(),
+            topology: meta.topology(),
+            sight: Arc::new(gossip.clone()),
+        };
+        let replicas = Replicas::new(config.for_replica(), replica_parts);
+        let upkeep_parts =
+            upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
+        let upkeep = Upkeep::new(upkeep::Config::default(), upkeep_parts);
+        later.set(upkeep.clone()).ok();
+
+        let auth = Auth::open(config.for_auth())?;
+        let ops_parts = ops::Parts {
+            health: health.clone(),
+            metrics: self.metrics.clone(),
+            auth: auth.clone(),
+            meta: meta.clone(),
+            gossip: gossip.clone(),
+            peers,
+            blobs: blobs.clone(),
+            upkeep: upkeep.clone(),
+            copies_wanted: config.storage.copies as usize,
+            started: self.started,
+        };
+        let mut routes = Routes::new(services.door.raft_service());
+        routes = routes.add_service(services.door.meta_service()).add_service(gossip_service);
+        routes = routes.add_service(transfer_service).add_service(AdminService::server(ops_parts.clone()));
+        place.server.install(routes, wiring::admission(meta.clone()));
+        self.critical("gossip", rounds);
+        self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone()));
+        self.critical("own record", wiring::keep_record(meta.clone(), description));
+
+        let registry_config = config.for_registry();
+        let manifest_bytes_max = registry_config.manifest_bytes_max;
+        let registry_parts = registry::Parts { env: env.clone(), meta: meta.clone(), replicas, blobs };
+        let registry = Registry::new(registry_config, registry_parts);
+        let api_parts = api::Parts {
+            registry,
+            auth,
+            seed: env.seed.clone(),
+            manifest_bytes_max,
+            metrics: self.metrics.register(api::Metrics::register),
+        };
+        let upkeep_stop = self.start_upkeep(&upkeep);
+        doors.install(api::router(api_parts), ops::router(ops_parts));
+        let ready = wiring::become_ready(meta.clone(), gossip.clone(), health.clone());
+        self.tasks.background("readiness", ready);
+        Ok(Parts { meta, gossip, db, upkeep_stop })
+    }
+
+    /// Opens the agreed state and takes part in it.
+    async fn join_consensus(
+        &self,
+        place: &Place,
+        description: &rpc::NodeDescription,
+        upkeep: Later<Upkeep>,
+    ) -> Result<(Meta, Peers, meta::Services), StartError> {
+        let (identity, known, expected) = match &place.become_what {
+            Bootstrapped::Initialise { identity, expected, .. } => (identity, Vec::new(), Some(*expected)),
+            Bootstrapped::Joined { identity, nodes } | Bootstrapped::Existing { identity, nodes, .. } => {
+                (identity, nodes.clone(), None)
+            }
+        };
+        let known: BTreeMap<_, _> = known.into_iter().map(|node| (node.id, node.rpc_address)).collect();
+        // the topology comes from the agreed state, which needs the channels: until it is there, the known addresses serve
+        let (topology, agreed) = tokio::sync::watch::channel(Arc::new(Topology::default()));
+        let peers = Peers::new(PeersParts {
+            env: self.env.clone(),
+            credentials: place.credentials.clone(),
+            runtimes: self.runtimes.clone(),
+            topology: agreed,
+            known,
+            metrics: place.metrics.clone(),
+        })?;
+        let bootstrap = expected.map(|expected| meta::Bootstrap {
+            nodes_expected: u32::try_from(expected).unwrap_or(u32::MAX),
+            add_me: wiring::add_node(rpc::NodeDescription {
+                key_fingerprint: identity.key_fingerprint(),
+                ..description.clone()
+            }),
+        });
+        let options = meta::Options {
+            data_dir: self.config.node.data_dir.clone(),
+            cluster: identity.cluster(),
+            me: identity.node(),
+            config: self.config.for_meta(),
+            peers: peers.clone(),
+            bootstrap,
+            hooks: wiring::meta_hooks(&self.env, upkeep),
+            metrics: self.metrics.register(meta::Metrics::new),
+            runtime: self.runtimes.raft.clone(),
+        };
+        let (meta, services) = Meta::start(options).await?;
+        let mut source = meta.topology();
+        topology.send_replace(source.borrow_and_update().clone());
+        self.critical("topology", async move {
+            while source.changed().await.is_ok() {
+                topology.send_replace(source.borrow_and_update().clone());
+            }
+            std::future::pending::<()>().await;
+        });
+        tracing::info!(node = identity.node().0, cluster = %identity.cluster(), "member of the cluster");
+        Ok((meta, peers, services))
+    }
+
+    /// Runs the loops of upkeep until they are told to stop.
+    fn start_upkeep(&self, upkeep: &Upkeep) -> CancellationToken {
+        let stop = CancellationToken::new();
+        let until = |work| {
+            let stopped = stop.clone();
+            async move { stopped.run_until_cancelled_owned(work).await; }
+        };
+        self.tasks.background("catch up", until(Box::pin(upkeep.clone().catch_up()) as crate::env::BoxFuture<'_, ()>));
+        self.tasks.background("reap", until(Box::pin(upkeep.clone().reap())));
+        self.tasks.background("survey", until(Box::pin(upkeep.clone().survey_copies())));
+        stop
+    }
+
+    fn critical(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.critical(name, async move {
+            work.await;
+            Ok::<_, Infallible>(())
+        });
+    }
+}
+
+/// Ends the tasks of a start that did not come to its end.
+struct AbortOnDrop(Tasks);
+
+impl AbortOnDrop {
+    fn keep(self) -> Tasks {
+        let tasks = self.0.clone();
+        std::mem::forget(self);
+        tasks
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs a step that blocks on the disk.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}

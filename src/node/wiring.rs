@@ -1,0 +1,184 @@
+//! Joins parts that do not know each other: facts that travel upward, and questions that travel down.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::blob::{BlobStore, Event};
+use crate::config::Config;
+use crate::env::{BoxFuture, Env};
+use crate::gossip::{Gossip, Liveness};
+use crate::meta::command::{Command, Response};
+use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta};
+use crate::ops::{Health, Stage};
+use crate::rpc::{Admission, AddNodeError, ClusterHooks, NodeDescription};
+use crate::topology::{ClusterId, NodeId, NodeRecord};
+use crate::upkeep::Upkeep;
+
+/// How long a command of the node's own may take.
+const PROPOSE_MAX: Duration = Duration::from_secs(5);
+/// How long between two tries of it.
+const TRY_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether the node has become ready.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After so long without an answer from every other node, those that are silent are taken for away.
+const GOSSIP_MAX: Duration = Duration::from_secs(2);
+
+/// What `meta` asks of a part that is built after it.
+pub(super) type Later<T> = Arc<OnceLock<T>>;
+
+/// What `meta` may not see for itself.
+pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>) -> Hooks {
+    let (seed, clock) = (env.seed.clone(), env.clock.clone());
+    Hooks {
+        random: Arc::new(move || seed.draw_u128()),
+        wall_seconds: Arc::new(move || clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
+        bodies_complete: Arc::new(move || {
+            upkeep.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete())
+        }),
+    }
+}
+
+/// The command that puts this node into the agreed state.
+pub(super) fn add_node(node: NodeDescription) -> Command {
+    Command::AddNode {
+        name: node.name,
+        zone: node.zone,
+        region: node.region,
+        rpc_address: node.rpc_address,
+        api_url: node.api_url,
+        weight: node.weight,
+        key_fingerprint: node.key_fingerprint,
+    }
+}
+
+/// Lets removed nodes knock in vain.
+pub(super) fn admission(meta: Meta) -> Admission {
+    Arc::new(move |peer| meta.admits(peer.node))
+}
+
+/// The agreed state as the bootstrap service may see it.
+pub(super) struct Joins(pub(super) Meta);
+
+impl ClusterHooks for Joins {
+    fn formed(&self) -> Option<ClusterId> {
+        self.0.local().cluster()
+    }
+
+    fn nodes(&self) -> Vec<NodeRecord> {
+        self.0.local().topology().nodes.values().cloned().collect()
+    }
+
+    fn add_node(&self, node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>> {
+        Box::pin(async move {
+            let applied = self.0.propose(add_node(node), PROPOSE_MAX).await.map_err(|_| AddNodeError::Unavailable)?;
+            match applied.response {
+                Response::NodeAdded { node } => Ok(node),
+                other => Err(AddNodeError::Refused(format!("{other:?}"))),
+            }
+        })
+    }
+}
+
+/// Tells the others which blobs come to lie here.
+pub(super) async fn announce_blobs(blobs: BlobStore, gossip: Gossip) {
+    let mut events = blobs.events();
+    let me = gossip.me();
+    loop {
+        match events.recv().await {
+            Ok(Event::Added { digest, .. }) => gossip.announce(&digest),
+            Ok(Event::Removed { digest } | Event::Quarantined { digest }) => gossip.forget(&digest, me),
+            // hints may be lost: whoever misses one asks around
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
+/// Keeps the agreed record of this node as its configuration has it (P11).
+pub(super) async fn keep_record(meta: Meta, wanted: NodeDescription) {
+    let mut topology = meta.topology();
+    let me = meta.status().me;
+    loop {
+        let record = topology.borrow_and_update().node(me).cloned();
+        let differs = record.is_some_and(|record| {
+            (&record.zone, &record.region, &record.rpc_address, &record.api_url, record.weight)
+                != (&wanted.zone, &wanted.region, &wanted.rpc_address, &wanted.api_url, wanted.weight)
+        });
+        if differs {
+            let command = Command::UpdateNode {
+                node: me,
+                zone: wanted.zone.clone(),
+                region: wanted.region.clone(),
+                rpc_address: wanted.rpc_address.clone(),
+                api_url: wanted.api_url.clone(),
+                weight: wanted.weight,
+                feature_level: FEATURE_LEVEL_MAX,
+            };
+            match meta.propose(command, PROPOSE_MAX).await {
+                Ok(applied) => match applied.response {
+                    Response::Rejected(rejection) => tracing::warn!(?rejection, "own record could not be changed"),
+                    _ => tracing::info!("own record changed"),
+                },
+                Err(error) => tracing::debug!(%error, "own record"),
+            }
+            tokio::time::sleep(TRY_EVERY).await;
+        } else if topology.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Says when the node is ready, for the first time: from then on it is, until it stops.
+pub(super) async fn become_ready(meta: Meta, gossip: Gossip, health: Health) {
+    loop {
+        let status = meta.status();
+        let waiting = if status.leader.is_none() {
+            "no leader yet"
+        } else if !status.fresh {
+            "log is not replayed yet"
+        } else if !meta.local().is_open() {
+            "registry is not open yet"
+        } else {
+            break;
+        };
+        health.set(Stage::Starting(waiting));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    health.set(Stage::Starting("first gossip round"));
+    let all_heard = async {
+        loop {
+            let members = gossip.members().borrow().clone();
+            let heard = |(id, member): (&NodeId, &crate::gossip::Member)| {
+                *id == gossip.me() || member.since_heard.is_some() || member.liveness == Liveness::Dead
+            };
+            if members.iter().all(heard) {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(GOSSIP_MAX, all_heard).await.ok();
+    health.set(Stage::Serving);
+    tracing::info!(node = meta.status().me.0, "ready");
+}
+
+/// This node as it describes itself to others.
+pub(super) fn description(config: &Config, api: std::net::SocketAddr, rpc: std::net::SocketAddr) -> NodeDescription {
+    let advertised = match config.rpc.advertise.clone() {
+        Some(address) => address,
+        // port 0 was asked for: the bound one is the one to tell
+        None if config.rpc.listen.ends_with(":0") => rpc.to_string(),
+        None => config.rpc.listen.clone(),
+    };
+    NodeDescription {
+        name: config.node.name.clone(),
+        zone: crate::topology::Zone(config.node.zone.clone()),
+        region: crate::topology::Region(config.node.region.clone()),
+        rpc_address: advertised,
+        api_url: config.api_url(api),
+        weight: 1,
+        key_fingerprint: [0; 32],
+    }
+}
