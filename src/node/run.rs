@@ -1,7 +1,9 @@
 //! A node as a process: from its start to a signal or its own end.
 
-use tokio::io::AsyncReadExt;
+use std::io::Read;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 
@@ -46,7 +48,8 @@ pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    parent: Option<tokio::io::Stdin>,
+    /// Ends with standard input.
+    parent: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
@@ -54,7 +57,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            parent: stop_with_parent.then(tokio::io::stdin),
+            parent: stop_with_parent.then(watch_parent),
         })
     }
 
@@ -67,9 +70,22 @@ impl Signals {
     }
 }
 
+/// Reads standard input to its end, on a thread of its own, since a read of it cannot be given up.
+fn watch_parent() -> oneshot::Receiver<()> {
+    let (lives, gone) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut ignored = [0; 64];
+        while std::io::stdin().read(&mut ignored).is_ok_and(|read| read > 0) {}
+        drop(lives);
+    });
+    gone
+}
+
 /// Waits for the end of standard input; without one, for ever.
-async fn gone(parent: Option<&mut tokio::io::Stdin>) {
-    let Some(parent) = parent else { return std::future::pending().await };
-    let mut ignored = [0; 64];
-    while parent.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+async fn gone(parent: Option<&mut oneshot::Receiver<()>>) {
+    match parent {
+        None => std::future::pending().await,
+        // nothing is ever sent: the end is what is waited for
+        Some(parent) => drop(parent.await),
+    }
 }

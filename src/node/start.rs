@@ -146,28 +146,30 @@ impl Ground {
             true => Secret::generate(&secret_env, &secret_file),
             false => Secret::load(&secret_file),
         });
-        let secret = secret.await?;
         let credentials = Credentials::anonymous(env)?;
         let metrics = self.metrics.register(rpc::Metrics::new);
-        // the seeds know this node by what it advertises; a port 0 is only for nodes without seeds
-        let listen: SocketAddr = config.rpc.listen.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)));
-        let node = wiring::description(config, api, listen);
-        let options = BootstrapOptions {
-            expect: config.cluster.bootstrap_expect as usize,
-            seeds: config.cluster.seeds.clone(),
-            ..BootstrapOptions::new(&config.node.data_dir, node, secret)
-        };
-        let (open_env, open_credentials) = (env.clone(), credentials.clone());
-        let bootstrap = blocking(move || Bootstrap::open(open_env, open_credentials, options)).await?;
         let parts = rpc::ServerParts {
             env: env.clone(),
             credentials: credentials.clone(),
             runtimes: self.runtimes.clone(),
-            bootstrap: bootstrap.routes(),
+            bootstrap: Routes::default(),
             limits: rpc::Limits::default(),
             metrics: metrics.clone(),
         };
+        // bound first: a node that asked for any port knows only then what to tell others
         let (server, handle) = Server::bind(&config.rpc.listen, parts).await?;
+        let options = BootstrapOptions {
+            expect: config.cluster.bootstrap_expect as usize,
+            seeds: config.cluster.seeds.clone(),
+            ..BootstrapOptions::new(
+                &config.node.data_dir,
+                wiring::description(config, api, handle.address()),
+                secret.await?,
+            )
+        };
+        let (open_env, open_credentials) = (env.clone(), credentials.clone());
+        let bootstrap = blocking(move || Bootstrap::open(open_env, open_credentials, options)).await?;
+        handle.install_bootstrap(bootstrap.routes());
         let (stop, (open, closed)) = (CancellationToken::new(), mpsc::channel(1));
         let address = handle.address();
         tracing::info!(task = "rpc", %address, "listening");
@@ -199,6 +201,7 @@ impl Ground {
         place.bootstrap.serve_joins(Arc::new(wiring::Joins(meta.clone())));
         place.bootstrap.mark_started().await?;
         self.critical("certificate renewals", place.bootstrap.clone().renewals());
+        self.critical("addresses", place.bootstrap.keep_addresses(peers.clone(), meta.topology()));
 
         let gossip_parts = gossip::Parts {
             env: env.clone(),
@@ -240,7 +243,7 @@ impl Ground {
         routes = routes.add_service(transfer_service).add_service(AdminService::server(ops_parts.clone()));
         place.server.install(routes, wiring::admission(meta.clone()));
         self.critical("gossip", rounds);
-        self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone()));
+        self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone(), meta.status().me));
         self.critical("own record", wiring::keep_record(meta.clone(), description));
 
         let registry_config = config.for_registry();

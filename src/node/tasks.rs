@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -75,8 +76,18 @@ impl Tasks {
         name: &'static str,
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
+        self.critical_on(&Handle::current(), name, work);
+    }
+
+    /// Like [`Tasks::critical`], on other threads.
+    pub fn critical_on<E: std::fmt::Display + Send>(
+        &self,
+        threads: &Handle,
+        name: &'static str,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
         let inner = Arc::downgrade(&self.0);
-        self.start(name, async move {
+        self.start(threads, name, async move {
             let reason = match work.await {
                 Ok(()) => "it came to its end".to_owned(),
                 Err(error) => error.to_string(),
@@ -89,7 +100,7 @@ impl Tasks {
 
     /// Runs a task that comes to its end when the node stops.
     pub fn background(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.start(name, work);
+        self.start(&Handle::current(), name, work);
     }
 
     /// Runs a loop that is begun again, after a rest that grows, when it ends with an error.
@@ -98,7 +109,7 @@ impl Tasks {
         E: std::fmt::Display + Send,
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        self.start(name, async move {
+        self.start(&Handle::current(), name, async move {
             let mut rest = REST_MIN;
             while let Err(error) = turn().await {
                 tracing::warn!(task = name, %error, rest_ms = millis(rest), "loop rests after an error");
@@ -108,7 +119,7 @@ impl Tasks {
         });
     }
 
-    fn start(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    fn start(&self, threads: &Handle, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let inner = Arc::downgrade(&self.0);
         let guarded = async move {
             if AssertUnwindSafe(work).catch_unwind().await.is_err()
@@ -119,7 +130,7 @@ impl Tasks {
         };
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         while running.try_join_next().is_some() {}
-        running.spawn(guarded);
+        running.spawn_on(guarded, threads);
     }
 
     /// Waits until a critical task has ended or any task has panicked.
@@ -169,7 +180,7 @@ impl Spawner for Tasks {
     fn spawn(&self, name: &'static str, work: BoxFuture<'static, ()>) {
         self.0.work.send_modify(|running| *running += 1);
         let counted = Counted(self.0.work.clone());
-        self.start(name, async move {
+        self.start(&Handle::current(), name, async move {
             let _counted = counted;
             work.await;
         });

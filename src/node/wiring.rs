@@ -82,9 +82,8 @@ impl ClusterHooks for Joins {
 }
 
 /// Tells the others which blobs come to lie here.
-pub(super) async fn announce_blobs(blobs: BlobStore, gossip: Gossip) {
+pub(super) async fn announce_blobs(blobs: BlobStore, gossip: Gossip, me: NodeId) {
     let mut events = blobs.events();
-    let me = gossip.me();
     loop {
         match events.recv().await {
             Ok(Event::Added { digest, .. }) => gossip.announce(&digest),
@@ -147,11 +146,12 @@ pub(super) async fn become_ready(meta: Meta, gossip: Gossip, health: Health) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     health.set(Stage::Starting("first gossip round"));
+    let me = meta.status().me;
     let all_heard = async {
         loop {
             let members = gossip.members().borrow().clone();
             let heard = |(id, member): (&NodeId, &crate::gossip::Member)| {
-                *id == gossip.me() || member.since_heard.is_some() || member.liveness == Liveness::Dead
+                *id == me || member.since_heard.is_some() || member.liveness == Liveness::Dead
             };
             if members.iter().all(heard) {
                 break;
@@ -161,7 +161,7 @@ pub(super) async fn become_ready(meta: Meta, gossip: Gossip, health: Health) {
     };
     tokio::time::timeout(GOSSIP_MAX, all_heard).await.ok();
     health.set(Stage::Serving);
-    tracing::info!(node = meta.status().me.0, "ready");
+    tracing::info!(node = me.0, "ready");
 }
 
 /// This node as it describes itself to others.

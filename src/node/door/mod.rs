@@ -28,7 +28,8 @@ use activity::{Activity, Verdict, Watched};
 
 pub(super) use front::{Front, Routes};
 pub(super) use metrics::Metrics;
-pub(super) use tls::{TlsError, acceptor};
+pub use tls::TlsError;
+pub(super) use tls::acceptor;
 
 /// Bytes of one request's head, as lines or as an HTTP/2 header list.
 const HEAD_BYTES_MAX: usize = 64 << 10;
