@@ -158,8 +158,7 @@ impl From<ProposeError> for Error {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::Unavailable { outcome } => Self::NoQuorum { outcome },
-            // The command may have left this node before it began to stop.
-            ProposeError::Stopped => Self::NoQuorum { outcome: Outcome::Unknown },
+            ProposeError::Stopped => Self::no_quorum(),
         }
     }
 }

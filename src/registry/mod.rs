@@ -19,6 +19,8 @@ mod referrers;
 mod request;
 mod session;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod uploads;
 mod view;
 
