@@ -223,8 +223,7 @@ impl Shared {
         let sums_path = self.layout.sums(digest);
         self.ready_dir_of(&sums_path)?;
         let (sums_file, sums_unnamed) = self.write_temporary(&sums::encode(digest, size, sums))?;
-        let named = self
-            .both(|| self.sync(file, unnamed), || self.sync(&sums_file, &sums_unnamed))
+        let named = Self::both(|| self.sync(file, unnamed), || self.sync(&sums_file, &sums_unnamed))
             .and_then(|()| self.rename(&sums_unnamed, &sums_path))
             .and_then(|()| self.rename(unnamed, path));
         if named.is_err() {
@@ -232,7 +231,7 @@ impl Shared {
         }
         named?;
         // Should a power cut leave the blob's name without its sums, the next reader hashes it whole.
-        self.both(|| self.sync_dir(parent_of(path)), || self.sync_dir(parent_of(&sums_path)))
+        Self::both(|| self.sync_dir(parent_of(path)), || self.sync_dir(parent_of(&sums_path)))
     }
 
     pub(super) fn write_sums(&self, digest: &Digest, size: u64, sums: &[u32]) -> Result<()> {

@@ -194,7 +194,7 @@ impl Shared {
         };
         // The record gets its name only once the bytes are synced: the name says that they are.
         let recorded = self.write_temporary(&record.encode()).and_then(|(file, path)| {
-            self.both(|| self.sync(sink.file(), sink.path()), || self.sync(&file, &path))
+            Self::both(|| self.sync(sink.file(), sink.path()), || self.sync(&file, &path))
                 .and_then(|()| self.rename_durable(&path, &self.layout.record(id)))
                 .inspect_err(|_| remove_quietly(&path))
         });

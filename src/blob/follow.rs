@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::BLOCK_BYTES;
 use super::error::{Error, Result};
 use super::extent::Progress;
 use super::locks::Item;
 use super::store::{BlobStore, blocking, in_memory};
-use super::sums::is_damage;
+use super::sums::{Checked, ReadFault, is_damage};
 use crate::disk;
 use crate::oci::ExtentId;
 
@@ -20,9 +21,17 @@ const READ_BYTES: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct ExtentFollower {
     id: ExtentId,
-    file: Arc<File>,
+    source: Source,
     position: u64,
     progress: watch::Receiver<Progress>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// Being written when it was opened.
+    Growing(Arc<File>),
+    /// Synced; the record has its block sums.
+    Synced(Checked),
 }
 
 impl BlobStore {
@@ -43,24 +52,26 @@ impl BlobStore {
             let _held = held;
             let path = shared.layout.extent(id);
             let active = shared.active().get(&id).map(|active| active.progress.clone());
-            let (file, progress) = if let Some(progress) = active {
-                (File::open(&path).map_err(|source| Error::Io { doing: "open", path, source })?, progress)
+            let (source, progress) = if let Some(progress) = active {
+                let file = File::open(&path).map_err(|source| Error::Io { doing: "open", path, source })?;
+                (Source::Growing(Arc::new(file)), progress)
             } else {
-                let (record, file) = shared.open_extent(id)?.ok_or(Error::ExtentUnknown { id })?;
-                (file, watch::channel(Progress { written: record.length, ended: true }).1)
+                let (record, checked) = shared.open_extent_checked(id)?.ok_or(Error::ExtentUnknown { id })?;
+                (Source::Synced(checked), watch::channel(Progress { written: record.length, ended: true }).1)
             };
-            Ok(ExtentFollower { id, file: Arc::new(file), position: offset, progress })
+            Ok(ExtentFollower { id, source, position: offset, progress })
         })
         .await
     }
 }
 
 impl ExtentFollower {
-    /// The next bytes (at most 256 KiB); waits for the writer; `None` at the end.
+    /// The next bytes (at most 256 KiB); waits for the writer; `None` at the end. Those of a synced extent are checked.
     ///
     /// # Errors
     ///
     /// - [`Error::ExtentAbandoned`] if the writer went away before its end.
+    /// - [`Error::ExtentUnknown`] if the bytes are damaged or were trimmed away: another holder has them.
     /// - [`Error::Io`] if the disk cannot be read.
     ///
     /// # Cancel safety
@@ -73,17 +84,10 @@ impl ExtentFollower {
         if position >= written {
             return Ok(None);
         }
-        let (id, file) = (self.id, Arc::clone(&self.file));
-        let wanted = in_memory(READ_BYTES.min(written - position));
-        let bytes = blocking(move || {
-            disk::read_exact_at(&file, position, wanted).map_err(|source| {
-                // Only a trim makes the file shorter than it was.
-                if is_damage(&source) { Error::ExtentUnknown { id } } else { read_error(id, source) }
-            })
-        })
-        .await?;
+        let (id, source) = (self.id, self.source.clone());
+        let bytes = blocking(move || read(&source, position, written).map_err(|fault| fault_error(id, fault))).await?;
         self.position += bytes.len() as u64;
-        Ok(Some(bytes.into()))
+        Ok(Some(bytes))
     }
 
     /// How far the writer has come, for those who watch its pace.
@@ -93,6 +97,25 @@ impl ExtentFollower {
     }
 }
 
-fn read_error(id: ExtentId, source: std::io::Error) -> Error {
-    Error::Io { doing: "read extent", path: id.to_string().into(), source }
+/// Reads from `position` to at most `written`, checked where the sums are known.
+fn read(source: &Source, position: u64, written: u64) -> Result<Bytes, ReadFault> {
+    match source {
+        Source::Growing(file) => disk::read_exact_at(file, position, in_memory(READ_BYTES.min(written - position)))
+            .map(Bytes::from)
+            .map_err(ReadFault::Io),
+        Source::Synced(checked) => {
+            let block = position / BLOCK_BYTES;
+            let bytes = Bytes::from(checked.read(block, 1)?);
+            Ok(bytes.slice(in_memory(position - block * BLOCK_BYTES)..))
+        }
+    }
+}
+
+fn fault_error(id: ExtentId, fault: ReadFault) -> Error {
+    match fault {
+        // A file that is shorter than it was has been trimmed.
+        ReadFault::Damaged { .. } => Error::ExtentUnknown { id },
+        ReadFault::Io(source) if is_damage(&source) => Error::ExtentUnknown { id },
+        ReadFault::Io(source) => Error::Io { doing: "read extent", path: id.to_string().into(), source },
+    }
 }

@@ -1,6 +1,9 @@
 //! Feeds a [`Sink`] from async code: small frames are gathered, one batch is written while the next one arrives.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
@@ -14,6 +17,7 @@ const SMALL_BYTES: usize = 32 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Pump {
+    batches: Arc<Semaphore>,
     waiting: Vec<Bytes>,
     small: BytesMut,
     waiting_bytes: usize,
@@ -24,7 +28,15 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) fn new(sink: Sink) -> Self {
-        Self { waiting: Vec::new(), small: BytesMut::new(), waiting_bytes: 0, idle: Some(Box::new(sink)), busy: None }
+        let batches = sink.batches();
+        Self {
+            batches,
+            waiting: Vec::new(),
+            small: BytesMut::new(),
+            waiting_bytes: 0,
+            idle: Some(Box::new(sink)),
+            busy: None,
+        }
     }
 
     /// Takes bytes; waits while an earlier batch is still being written. May be dropped and called again.
@@ -57,15 +69,19 @@ impl Pump {
     // Cancel-safe: what waits is handed over only after the batch before it came back.
     async fn turn(&mut self) -> Result<()> {
         self.settle().await?;
+        let permit = Arc::clone(&self.batches).acquire_owned().await.map_err(|_| Error::Stopped)?;
         let mut sink = self.idle.take().ok_or(Error::Ended)?;
         self.gather_small();
         let pieces = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        self.busy = Some(tokio::task::spawn_blocking(move || match sink.write(&pieces) {
-            Ok(()) => Ok(sink),
-            Err(error) => {
-                sink.discard();
-                Err(error)
+        self.busy = Some(tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            match sink.write(&pieces) {
+                Ok(()) => Ok(sink),
+                Err(error) => {
+                    sink.discard();
+                    Err(error)
+                }
             }
         }));
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
@@ -73,6 +73,10 @@ impl Sink {
             early_length: 0,
             kept: false,
         })
+    }
+
+    pub(super) fn batches(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.batches)
     }
 
     pub(super) fn file(&self) -> &File {

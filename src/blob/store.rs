@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use prometheus_client::registry::Registry;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
@@ -91,6 +91,8 @@ pub(super) struct Shared {
     pub(super) active: Mutex<HashMap<ExtentId, Active>>,
     /// Files in which a reader found damage, so that only that very file is set aside.
     pub(super) damaged: Mutex<HashMap<Digest, Identity>>,
+    /// Batches that may be hashed and written at once: more would only keep other threads from the processors.
+    pub(super) batches: Arc<Semaphore>,
     /// Open readers: they share a memory budget.
     pub(super) readers: AtomicUsize,
     /// Fan-out directories known to be durable.
@@ -135,6 +137,7 @@ impl BlobStore {
             events: broadcast::Sender::new(EVENTS_MAX),
             active: Mutex::default(),
             damaged: Mutex::default(),
+            batches: Arc::new(Semaphore::new(batches_max())),
             readers: AtomicUsize::new(0),
             ready_dirs: Mutex::default(),
         };
@@ -183,6 +186,11 @@ impl BlobStore {
     pub fn refuses_writes(&self) -> bool {
         self.shared.space.refuses()
     }
+}
+
+// Twice the processors, for a batch also waits for the disk.
+fn batches_max() -> usize {
+    std::thread::available_parallelism().map_or(4, |processors| processors.get() * 2).max(4)
 }
 
 // What cannot be removed now is tried again at the next start; names are never reused within a run.
@@ -245,15 +253,15 @@ impl Shared {
     }
 
     /// Does two syncs at once: filesystems with one journal make them one.
-    pub(super) fn both(
-        &self,
-        first: impl FnOnce() -> Result<()>,
-        second: impl FnOnce() -> Result<()> + Send,
-    ) -> Result<()> {
+    pub(super) fn both(first: impl Fn() -> Result<()>, second: impl Fn() -> Result<()> + Sync) -> Result<()> {
         std::thread::scope(|scope| {
-            let second = scope.spawn(second);
+            let beside = std::thread::Builder::new().name("sync".into()).spawn_scoped(scope, &second);
             let first = first();
-            let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let second = match beside {
+                Ok(beside) => beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // No thread to be had: one after the other.
+                Err(_) => second(),
+            };
             first.and(second)
         })
     }

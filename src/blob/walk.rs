@@ -122,7 +122,9 @@ impl BlobStore {
 fn names_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let failed = |source: io::Error| Error::Io { doing: "list", path: dir.into(), source };
     let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         other => other.map_err(failed)?,
     };
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
@@ -162,7 +164,8 @@ impl Shared {
         let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
         let (size, known) = (metadata.len(), self.index.blob(digest));
         if !self.size_fits(digest, size, known.as_ref())? {
-            return self.set_aside(&held, digest);
+            self.set_aside_or_log(&held, digest);
+            return Ok(());
         }
         let verified_at = known.map_or(0, |known| known.verified_at);
         self.index.put_blob(&BlobEntry { digest: digest.clone(), size, verified_at });

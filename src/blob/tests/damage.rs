@@ -140,6 +140,8 @@ async fn an_extent_that_rotted_does_not_count_any_more() {
     node.stage(2, extent.hash_state, &bytes[MIB / 2..], MIB).await;
     let (digest, half) = (Digest::of(Algorithm::Sha256, &bytes), MIB as u64 / 2);
     flip_bit(&node.dir.path().join("extents").join(ExtentId::from_random(2).to_string()), 99);
+    let mut follower = node.store.follow(ExtentId::from_random(2), 0).await.unwrap();
+    assert!(matches!(follower.next().await, Err(Error::ExtentUnknown { .. })));
     let parts = [part(1, 0, half), part(2, half, half)];
     let error = node.store.assemble(&digest, 2 * half, &parts).await.unwrap_err();
     assert!(matches!(error, Error::ExtentUnknown { id } if id == ExtentId::from_random(2)), "{error}");
