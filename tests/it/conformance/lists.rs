@@ -45,7 +45,11 @@ async fn end_8_tags_are_sorted_and_paged(door: &Door, repository: &str) {
     let reply = door.get(format!("{path}?n=0")).send().await.expect_status(200);
     assert_eq!(reply.json()["tags"], json!([]));
     assert!(reply.header("link").is_none());
-    door.get("/v2/conformance/no/such/repository/tags/list").send().await.expect_status(404).expect_code("NAME_UNKNOWN");
+    door.get("/v2/conformance/no/such/repository/tags/list")
+        .send()
+        .await
+        .expect_status(404)
+        .expect_code("NAME_UNKNOWN");
 }
 
 async fn end_8_bad_page_sizes(door: &Door, repository: &str) {

@@ -153,7 +153,11 @@ async fn end_7_nested_index(door: &Door, repository: &str) {
     let inner_digest = door.put_manifest(repository, "inner", &inner).await;
     let outer = index(&[descriptor(INDEX, &inner_digest, inner.to_string().len())]);
     door.put_manifest(repository, "outer", &outer).await;
-    door.get(format!("/v2/{repository}/manifests/outer")).send().await.expect_status(200).expect_body(outer.to_string());
+    door.get(format!("/v2/{repository}/manifests/outer"))
+        .send()
+        .await
+        .expect_status(200)
+        .expect_body(outer.to_string());
 }
 
 async fn end_7_index_of_layers(door: &Door, repository: &str) {
@@ -199,7 +203,10 @@ async fn end_7_docker_types(door: &Door, repository: &str) {
 
 async fn end_7_schema_1_is_refused(door: &Door, repository: &str) {
     let body = json!({"schemaVersion": 1, "name": repository, "tag": "v1", "fsLayers": [], "history": []}).to_string();
-    for kind in ["application/vnd.docker.distribution.manifest.v1+prettyjws", "application/vnd.docker.distribution.manifest.v1+json"] {
+    for kind in [
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/vnd.docker.distribution.manifest.v1+json",
+    ] {
         let path = format!("/v2/{repository}/manifests/v1");
         door.put(path).header("content-type", kind).body(&body).send().await.expect_status(400);
     }
@@ -253,11 +260,19 @@ async fn end_7_tags_move(door: &Door, repository: &str) {
 async fn end_7_sparse_image(door: &Door, repository: &str) {
     let manifest = image(b"{\"never\":\"pushed\"}", &[b"never pushed either"]);
     door.put_manifest(repository, "sparse", &manifest).await;
-    door.get(format!("/v2/{repository}/manifests/sparse")).send().await.expect_status(200).expect_body(manifest.to_string());
+    door.get(format!("/v2/{repository}/manifests/sparse"))
+        .send()
+        .await
+        .expect_status(200)
+        .expect_body(manifest.to_string());
 }
 
 async fn end_7_sparse_index(door: &Door, repository: &str) {
     let sparse = index(&[descriptor(MANIFEST, &sha256(b"not here"), 8)]);
     door.put_manifest(repository, "sparse", &sparse).await;
-    door.get(format!("/v2/{repository}/manifests/sparse")).send().await.expect_status(200).expect_body(sparse.to_string());
+    door.get(format!("/v2/{repository}/manifests/sparse"))
+        .send()
+        .await
+        .expect_status(200)
+        .expect_body(sparse.to_string());
 }

@@ -102,7 +102,8 @@ async fn end_14_cancel(door: &Door, repository: &str) {
 async fn end_5_parallel_chunks_one_wins(door: &Door, repository: &str) {
     let location = door.start_upload(repository).await;
     let chunks: Vec<Vec<u8>> = (0..4u8).map(|n| vec![n; 5000]).collect();
-    let attempts = chunks.iter().map(|chunk| door.patch(&location).header("content-range", "0-4999").body(chunk).send());
+    let attempts =
+        chunks.iter().map(|chunk| door.patch(&location).header("content-range", "0-4999").body(chunk).send());
     let replies = futures::future::join_all(attempts).await;
     let won: Vec<usize> = (0..4).filter(|at| replies[*at].status == 202).collect();
     assert_eq!(won.len(), 1, "{:?}", replies.iter().map(|reply| reply.status).collect::<Vec<_>>());

@@ -76,11 +76,23 @@ fn requests() -> Vec<Row> {
         Row::raw(17, "no host", "GET /v2/ HTTP/1.1\r\nconnection: close\r\n\r\n", &[400]),
         Row::raw(17, "two hosts", "GET /v2/ HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n", &[400]),
         Row::raw(17, "bad host", "GET /v2/ HTTP/1.1\r\nhost: a/..\r\nconnection: close\r\n\r\n", &[400]),
-        Row::new(18, ("GET", "/v2/"), "x-forwarded-host: evil\r\nforwarded: host=evil\r\nx-remote-user: root\r\n", b"", &[200]),
+        Row::new(
+            18,
+            ("GET", "/v2/"),
+            "x-forwarded-host: evil\r\nforwarded: host=evil\r\nx-remote-user: root\r\n",
+            b"",
+            &[200],
+        ),
         Row::new(19, ("GET", "/v2/"), "x-http-method-override: DELETE\r\n", b"", &[200]),
         Row::get(72, "/v2/a/tags/list?last=%0d%0ax-injected:%201", &[400, 404]).needs_quorum(),
-        Row::new(72, ("POST", &format!("/v2/a/blobs/uploads/?mount=sha256:{HEX}&from=%0d%0aevil")), "", b"", &[202, 400])
-            .needs_quorum(),
+        Row::new(
+            72,
+            ("POST", &format!("/v2/a/blobs/uploads/?mount=sha256:{HEX}&from=%0d%0aevil")),
+            "",
+            b"",
+            &[202, 400],
+        )
+        .needs_quorum(),
     ];
     for method in ["TRACE", "BREW", "OPTIONS"] {
         rows.push(Row::new(19, (method, "/v2/"), "", b"", &[405]));

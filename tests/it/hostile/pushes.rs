@@ -29,12 +29,20 @@ fn documents() -> Vec<Row> {
     let keys = (0..200_000).map(|n| format!("\"k{n}\":1,")).collect::<String>();
     let layers = vec![descriptor(EMPTY, "0"); 20_000].join(",");
     let mut rows = vec![
-        Row::new(14, ("PUT", &format!("/v2/a/manifests/{EMPTY}")), &format!("content-type: {MANIFEST}\r\n"), b"{}", &[400]),
+        Row::new(
+            14,
+            ("PUT", &format!("/v2/a/manifests/{EMPTY}")),
+            &format!("content-type: {MANIFEST}\r\n"),
+            b"{}",
+            &[400],
+        ),
         put(20, MANIFEST, vec![b' '; (4 << 20) + 1], &[413]),
         Row::raw(
             20,
             "1 GiB announced",
-            format!("PUT /v2/a/manifests/t HTTP/1.1\r\nhost: r\r\ncontent-type: {MANIFEST}\r\ncontent-length: 1073741824\r\nconnection: close\r\n\r\n"),
+            format!(
+                "PUT /v2/a/manifests/t HTTP/1.1\r\nhost: r\r\ncontent-type: {MANIFEST}\r\ncontent-length: 1073741824\r\nconnection: close\r\n\r\n"
+            ),
             &[413],
         ),
         put(22, MANIFEST, format!("{{\"a\":{deep}}}"), &[400]),
@@ -70,16 +78,31 @@ fn documents() -> Vec<Row> {
 fn fields() -> Vec<Row> {
     let mut rows = Vec::new();
     for size in ["-1", "9007199254740993", "18446744073709551616", "1.5", "\"3\"", "null"] {
-        let body = format!(r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[]}}"#, descriptor(EMPTY, size));
+        let body = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[]}}"#,
+            descriptor(EMPTY, size)
+        );
         rows.push(put(30, MANIFEST, body, &[400]));
     }
     for digest in ["sha256:xyz", "md5:d41d8cd98f00b204e9800998ecf8427e", "../../etc/passwd", ""] {
         let layer = descriptor(digest, "1");
-        rows.push(put(31, MANIFEST, format!(r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{layer},"layers":[]}}"#), &[400]));
+        rows.push(put(
+            31,
+            MANIFEST,
+            format!(r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{layer},"layers":[]}}"#),
+            &[400],
+        ));
     }
     let children = vec![descriptor(EMPTY, "0"); 25_000].join(",");
-    rows.push(put(34, INDEX, format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{children}]}}"#), &[400, 413]));
-    let data = format!(r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{{"mediaType":"a/b","digest":"{EMPTY}","size":0,"data":"bm90IGVtcHR5"}},"layers":[]}}"#);
+    rows.push(put(
+        34,
+        INDEX,
+        format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{children}]}}"#),
+        &[400, 413],
+    ));
+    let data = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{{"mediaType":"a/b","digest":"{EMPTY}","size":0,"data":"bm90IGVtcHR5"}},"layers":[]}}"#
+    );
     rows.push(put(36, MANIFEST, data, &[400]));
     rows.push(put(38, MANIFEST, image(r#","artifactType":"not a media type""#), &[400]));
     rows.push(put(38, MANIFEST, image(&format!(r#","artifactType":"a/{}""#, "b".repeat(1 << 20))), &[400]));

@@ -131,11 +131,14 @@ impl Ask<'_> {
         }
         let request = request.body(Full::new(self.body)).map_err(|error| error.to_string())?;
         let exchange = async {
-            let (parts, body) = self.door.client.request(request).await.map_err(|error| format!("{error:?}"))?.into_parts();
+            let (parts, body) =
+                self.door.client.request(request).await.map_err(|error| format!("{error:?}"))?.into_parts();
             let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
             Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body, what: what.clone() })
         };
-        tokio::time::timeout(Duration::from_secs(30), exchange).await.map_err(|_| format!("{what}: no answer in 30 s"))?
+        tokio::time::timeout(Duration::from_secs(30), exchange)
+            .await
+            .map_err(|_| format!("{what}: no answer in 30 s"))?
     }
 }
 
