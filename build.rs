@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = "proto";
 
-#[expect(clippy::print_stdout, reason = "cargo reads it")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");
     let mut files = Vec::new();

@@ -112,7 +112,12 @@ impl Detector {
         }
     }
 
-    /// Milliseconds since a peer last answered; nothing if it never did.
+    /// Says whether the peer said goodbye and has not come back.
+    pub(super) fn has_left(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.left.is_some())
+    }
+
+    /// Returns how long ago a peer last answered; nothing if it never did.
     pub(super) fn silence(&self, node: NodeId, now: Instant) -> Option<Duration> {
         self.peers.get(&node)?.answered.map(|answered| now.duration_since(answered))
     }

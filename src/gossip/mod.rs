@@ -5,6 +5,7 @@
 //! pings. Does not decide about membership or placement (that is agreed state). Start reading at `state.rs` (pure), then
 //! `rounds.rs`.
 
+mod client;
 mod config;
 mod detector;
 mod journal;
@@ -101,7 +102,6 @@ impl fmt::Debug for Gossip {
 impl Gossip {
     /// Makes the handle, the future that runs the rounds (to be supervised, ends only when dropped) and the service that
     /// answers other nodes' rounds.
-    #[must_use]
     pub fn start(config: Config, parts: Parts) -> (Self, impl Future<Output = ()> + Send + 'static, GossipService) {
         let Parts { env, peers, topology, metrics } = parts;
         let now = Instant::now();
@@ -163,13 +163,11 @@ impl Gossip {
     /// Tells everyone that this node stops on purpose, so that nobody waits for its silence to grow; takes at most
     /// `deadline`.
     pub async fn leave(&self, deadline: Duration) {
-        let beat = wire::beat(self.shared.incarnation, &[], &[]);
-        let beat = crate::rpc::proto::Beat { leaving: true, ..beat };
         let nodes: Vec<NodeId> = self.shared.lock().detector.peers().collect();
         let mut goodbyes = JoinSet::new();
         for node in nodes {
-            let (peers, beat) = (self.peers.clone(), beat.clone());
-            goodbyes.spawn(async move { rounds::send(&peers, node, beat, deadline).await });
+            let (peers, incarnation) = (self.peers.clone(), self.shared.incarnation);
+            goodbyes.spawn(async move { client::goodbye(&peers, node, incarnation, deadline).await });
         }
         // Whoever does not hear it finds out by itself.
         while goodbyes.join_next().await.is_some() {}

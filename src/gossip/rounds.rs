@@ -2,20 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::rpc;
-use crate::rpc::proto;
-use crate::rpc::proto::gossip_client::GossipClient;
-use crate::rpc::{Lane, Peers};
+use crate::rpc::Peers;
 use crate::topology::{NodeId, Topology};
 
-use super::wire::{self, BEAT_BYTES_MAX};
-use super::{Config, Liveness, Shared};
+use super::{Config, Liveness, Shared, client};
 
 /// Runs the rounds; ends only when dropped.
 pub(super) struct Rounds {
@@ -30,7 +25,8 @@ struct Pinged {
     node: NodeId,
     /// The journal's number to confirm.
     told: u64,
-    answer: Result<proto::Beat, String>,
+    /// The incarnation that answered, or what kept the answer from coming.
+    answer: Result<u64, String>,
 }
 
 impl Rounds {
@@ -92,9 +88,9 @@ impl Rounds {
                 let (gained, told) = state.journal.batch(node);
                 (gained, told, state.views(Instant::now()))
             };
-            let beat = wire::beat(self.shared.incarnation, &gained, &views);
+            let ping = client::Ping { incarnation: self.shared.incarnation, gained, views };
             let (peers, deadline) = (self.peers.clone(), self.config.ping_timeout);
-            pings.spawn(async move { Pinged { node, told, answer: send(&peers, node, beat, deadline).await } });
+            pings.spawn(async move { Pinged { node, told, answer: client::ping(&peers, node, ping, deadline).await } });
         }
     }
 
@@ -104,8 +100,8 @@ impl Rounds {
         self.shared.metrics.pinged(answer.is_ok());
         let mut more = false;
         self.shared.update(|state, now| match answer {
-            Ok(beat) => {
-                if state.detector.answered(node, beat.incarnation, now) {
+            Ok(incarnation) => {
+                if state.detector.answered(node, incarnation, now) {
                     state.journal.forget(node);
                 } else {
                     more = state.journal.confirm(node, told);
@@ -114,24 +110,5 @@ impl Rounds {
             Err(problem) => state.detector.failed(node, problem),
         });
         more
-    }
-}
-
-/// Sends one beat and waits for the answer.
-///
-/// # Errors
-///
-/// What kept it from coming back in time, for people.
-pub(super) async fn send(
-    peers: &Peers,
-    node: NodeId,
-    beat: proto::Beat,
-    deadline: Duration,
-) -> Result<proto::Beat, String> {
-    let channel = peers.channel(node, Lane::Control).map_err(|error| rpc::describe(&error))?;
-    let mut client = GossipClient::new(channel).max_decoding_message_size(BEAT_BYTES_MAX);
-    match rpc::within(deadline, client.ping(beat)).await {
-        Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(rpc::describe_status(&status)),
     }
 }

@@ -71,7 +71,7 @@ impl State {
     pub(super) fn members(&self, now: Instant) -> Members {
         let mut members = self.detector.members(now);
         for (node, member) in &mut members {
-            if member.liveness == Liveness::Live || *node == self.me {
+            if member.liveness == Liveness::Live || *node == self.me || self.detector.has_left(*node) {
                 continue;
             }
             let Some((witness, ago)) = self.heard_by_another(*node, now) else { continue };

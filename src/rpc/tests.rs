@@ -279,3 +279,53 @@ fn the_raft_lane_is_served_on_its_own_threads() {
     raft.shutdown_background();
     rest.shutdown_background();
 }
+
+/// Says whether the server closes `stream` soon.
+async fn is_closed(stream: &mut tokio::net::TcpStream) -> bool {
+    timeout(Duration::from_secs(3), stream.read_to_end(&mut Vec::new())).await.is_ok()
+}
+
+#[tokio::test]
+async fn who_stalls_in_the_handshake_or_comes_over_the_cap_is_closed() {
+    let credentials = Credentials::of(&env(), Authority::new(&env(), ClusterId(1)).identity(1)).unwrap();
+    let mut parts = server_parts(&env(), &credentials);
+    parts.limits.handshake_timeout = Duration::from_secs(1);
+    parts.limits.connections_max = 1;
+    let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server.run(CancellationToken::new()));
+    let connect = || tokio::net::TcpStream::connect(handle.address());
+    let mut stalling = connect().await.unwrap();
+    stalling.write_all(&[22, 3, 1]).await.unwrap();
+    let mut over_the_cap = connect().await.unwrap();
+    assert!(is_closed(&mut over_the_cap).await);
+    assert!(is_closed(&mut stalling).await);
+    // The room is free again.
+    let nobody = Credentials::anonymous(&env()).unwrap();
+    let config = (*nobody.stranger().unwrap()).clone();
+    let address = handle.address().to_string();
+    let served = async {
+        loop {
+            match call_with(&env(), &address, config.clone()).await {
+                Err(error) if error.contains("certificate is needed") => return,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(SOON, served).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_that_stays_is_sent_away() {
+    let credentials = Credentials::anonymous(&env()).unwrap();
+    let mut parts = server_parts(&env(), &credentials);
+    parts.limits.stranger_life = Duration::from_millis(200);
+    let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server.run(CancellationToken::new()));
+    let name = Lane::Control.server_name();
+    let address = handle.address().to_string();
+    // Speaks TLS, then nothing: not even the first bytes of HTTP/2.
+    let mut stream = dial(&env(), &address, name, credentials.stranger().unwrap()).await.unwrap();
+    drop(timeout(SOON, stream.read_to_end(&mut Vec::new())).await.expect("closed"));
+}

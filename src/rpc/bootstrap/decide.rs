@@ -267,9 +267,15 @@ mod tests {
     fn a_formed_cluster_is_joined_even_while_seeds_are_silent() {
         let formed = said_as("b", Stage::Formed { cluster: C });
         assert_eq!(step("a", None, &[silent("c"), formed.clone()]), Step::Join { cluster: C, seeds: vec![1] });
-        assert_eq!(step("0", None, &[formed.clone()]), Step::Join { cluster: C, seeds: vec![0] });
-        assert_eq!(step("a", Some(&promise(C, "b")), &[formed.clone()]), Step::Join { cluster: C, seeds: vec![0] });
-        assert!(matches!(step("a", Some(&promise(D, "b")), &[formed.clone()]), Step::Wait(Reason::Promised { .. })));
+        assert_eq!(step("0", None, std::slice::from_ref(&formed)), Step::Join { cluster: C, seeds: vec![0] });
+        assert_eq!(
+            step("a", Some(&promise(C, "b")), std::slice::from_ref(&formed)),
+            Step::Join { cluster: C, seeds: vec![0] }
+        );
+        assert!(matches!(
+            step("a", Some(&promise(D, "b")), std::slice::from_ref(&formed)),
+            Step::Wait(Reason::Promised { .. })
+        ));
         let other = said_as("c", Stage::Formed { cluster: D });
         assert!(matches!(step("a", None, &[formed, other]), Step::Wait(Reason::TwoClusters { .. })));
     }

@@ -259,4 +259,18 @@ mod tests {
         }
         assert!(join(proto::JoinQuestion { promised_cluster: "x".to_owned(), ..good }).is_none());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            if let Some(Question::Join(asked)) = decode_question(&bytes) {
+                drop(join(asked));
+            }
+            match decode_answer(&bytes) {
+                Some(Answer::Standing(told)) => drop(standing(&told)),
+                Some(Answer::Joined(told)) => drop(joined(told)),
+                _ => {}
+            }
+        }
+    }
 }
