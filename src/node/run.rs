@@ -19,6 +19,11 @@ pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
         Ok(signals) => signals,
         Err(source) => return Outcome::Unusable(StartError::Machine { source }),
     };
+    // without this a hangup would end the process
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(source) => return Outcome::Unusable(StartError::Machine { source }),
+    };
     let started = tokio::select! {
         started = Node::start(config, Seams::machine()) => started,
         () = signals.stop() => return Outcome::Stopped,
@@ -33,6 +38,7 @@ pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
     let ended = tokio::select! {
         ended = node.ended() => Some(ended),
         () = signals.stop() => None,
+        never = reload(&node, &mut hangup) => match never {},
     };
     if let Some(ended) = ended {
         tracing::error!(error = %ended, "node ends");
@@ -43,6 +49,19 @@ pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
         () = signals.stop() => tracing::warn!("second signal: leaving at once"),
     }
     Outcome::Stopped
+}
+
+/// Reads the users again at each SIGHUP.
+async fn reload(node: &Node, hangup: &mut Signal) -> std::convert::Infallible {
+    loop {
+        if hangup.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        match node.parts.auth.reload().await {
+            Ok(()) => tracing::info!("users read again"),
+            Err(error) => tracing::warn!(error = crate::rpc::describe(&error), "users could not be read: the old ones stay"),
+        }
+    }
 }
 
 struct Signals {

@@ -38,6 +38,7 @@ use super::{Node, Seams, StartError};
 pub(super) struct Parts {
     pub(super) meta: Meta,
     pub(super) gossip: Gossip,
+    pub(super) auth: Auth,
     pub(super) db: Db,
     pub(super) upkeep_stop: CancellationToken,
 }
@@ -198,7 +199,9 @@ impl Ground {
         let later: Later<Upkeep> = Later::default();
         let (meta, peers, services) = self.join_consensus(&place, &description, later.clone()).await?;
         self.tasks.critical("consensus", async move { Err::<(), _>(services.run.await) });
-        place.bootstrap.serve_joins(Arc::new(wiring::Joins(meta.clone())));
+        let later_gossip: Later<Gossip> = Later::default();
+        let joins = wiring::Joins { meta: meta.clone(), gossip: later_gossip.clone() };
+        place.bootstrap.serve_joins(Arc::new(joins));
         place.bootstrap.mark_started().await?;
         self.critical("certificate renewals", place.bootstrap.clone().renewals());
         self.critical("addresses", place.bootstrap.keep_addresses(peers.clone(), meta.topology()));
@@ -210,6 +213,7 @@ impl Ground {
             metrics: self.metrics.register(gossip::Metrics::new),
         };
         let (gossip, rounds, gossip_service) = Gossip::start(gossip::Config::default(), gossip_parts);
+        later_gossip.set(gossip.clone()).ok();
         let client = transfer::Client::new(Arc::new(peers.clone()));
         let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
         let transfer_service = transfer::Service::new(local.clone(), env.clone()).into_server();
@@ -252,7 +256,7 @@ impl Ground {
         let registry = Registry::new(registry_config, registry_parts);
         let api_parts = api::Parts {
             registry,
-            auth,
+            auth: auth.clone(),
             seed: env.seed.clone(),
             manifest_bytes_max,
             metrics: self.metrics.register(api::Metrics::register),
@@ -261,7 +265,7 @@ impl Ground {
         doors.install(api::router(api_parts), ops::router(ops_parts));
         let ready = wiring::become_ready(meta.clone(), gossip.clone(), health.clone());
         self.tasks.background("readiness", ready);
-        Ok(Parts { meta, gossip, db, upkeep_stop })
+        Ok(Parts { meta, gossip, auth, db, upkeep_stop })
     }
 
     /// Opens the agreed state and takes part in it.

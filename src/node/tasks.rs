@@ -40,7 +40,7 @@ impl std::fmt::Display for Ended {
 
 /// The tasks of one node; cheap to clone, all aborted when [`Tasks::abort`] is called.
 #[derive(Clone)]
-pub struct Tasks(Arc<Inner>);
+pub(super) struct Tasks(Arc<Inner>);
 
 struct Inner {
     running: Mutex<JoinSet<()>>,
@@ -65,13 +65,9 @@ impl Default for Tasks {
     }
 }
 
-/// How long a failed loop rests before it is begun again, at first and at most.
-const REST_MIN: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(60);
-
 impl Tasks {
     /// Runs a task without which the node is not whole: when it ends, the node ends.
-    pub fn critical<E: std::fmt::Display + Send>(
+    pub(super) fn critical<E: std::fmt::Display + Send>(
         &self,
         name: &'static str,
         work: impl Future<Output = Result<(), E>> + Send + 'static,
@@ -80,7 +76,7 @@ impl Tasks {
     }
 
     /// Like [`Tasks::critical`], on other threads.
-    pub fn critical_on<E: std::fmt::Display + Send>(
+    pub(super) fn critical_on<E: std::fmt::Display + Send>(
         &self,
         threads: &Handle,
         name: &'static str,
@@ -99,24 +95,8 @@ impl Tasks {
     }
 
     /// Runs a task that comes to its end when the node stops.
-    pub fn background(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn background(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.start(&Handle::current(), name, work);
-    }
-
-    /// Runs a loop that is begun again, after a rest that grows, when it ends with an error.
-    pub fn looped<E, F>(&self, name: &'static str, mut turn: impl FnMut() -> F + Send + 'static)
-    where
-        E: std::fmt::Display + Send,
-        F: Future<Output = Result<(), E>> + Send + 'static,
-    {
-        self.start(&Handle::current(), name, async move {
-            let mut rest = REST_MIN;
-            while let Err(error) = turn().await {
-                tracing::warn!(task = name, %error, rest_ms = millis(rest), "loop rests after an error");
-                tokio::time::sleep(rest).await;
-                rest = (rest * 2).min(REST_MAX);
-            }
-        });
     }
 
     fn start(&self, threads: &Handle, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
@@ -134,7 +114,7 @@ impl Tasks {
     }
 
     /// Waits until a critical task has ended or any task has panicked.
-    pub async fn ended(&self) -> Ended {
+    pub(super) async fn ended(&self) -> Ended {
         let mut ended = self.0.ended.subscribe();
         let found = ended.wait_for(Option::is_some).await.map(|ended| ended.clone());
         match found {
@@ -144,13 +124,13 @@ impl Tasks {
     }
 
     /// Waits until the work begun through [`Spawner::spawn`] is done, at most `grace`; says whether it is.
-    pub async fn work_done(&self, grace: Duration) -> bool {
+    pub(super) async fn work_done(&self, grace: Duration) -> bool {
         let mut work = self.0.work.subscribe();
         tokio::time::timeout(grace, work.wait_for(|running| *running == 0)).await.is_ok()
     }
 
     /// Drops every task where it stands.
-    pub fn abort(&self) {
+    pub(super) fn abort(&self) {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 }
@@ -187,10 +167,6 @@ impl Spawner for Tasks {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,21 +192,5 @@ mod tests {
         tasks.spawn("slow", Box::pin(tokio::time::sleep(Duration::from_millis(100))));
         assert!(!tasks.work_done(Duration::from_millis(10)).await);
         assert!(tasks.work_done(Duration::from_secs(5)).await);
-    }
-
-    #[tokio::test]
-    async fn a_failed_loop_is_begun_again() {
-        let tasks = Tasks::default();
-        let (send, mut turns) = tokio::sync::mpsc::channel(8);
-        tasks.looped("scrub", move || {
-            let send = send.clone();
-            async move {
-                let _ = send.send(()).await;
-                Err("again")
-            }
-        });
-        for _ in 0..2 {
-            assert_eq!(turns.recv().await, Some(()));
-        }
     }
 }

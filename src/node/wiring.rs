@@ -9,11 +9,11 @@ use crate::blob::{BlobStore, Event};
 use crate::config::Config;
 use crate::env::{BoxFuture, Env};
 use crate::gossip::{Gossip, Liveness};
-use crate::meta::command::{Command, Response};
+use crate::meta::command::{Command, Rejection, Response};
 use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta};
 use crate::ops::{Health, Stage};
 use crate::rpc::{Admission, AddNodeError, ClusterHooks, NodeDescription};
-use crate::topology::{ClusterId, NodeId, NodeRecord};
+use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState};
 use crate::upkeep::Upkeep;
 
 /// How long a command of the node's own may take.
@@ -59,25 +59,61 @@ pub(super) fn admission(meta: Meta) -> Admission {
 }
 
 /// The agreed state as the bootstrap service may see it.
-pub(super) struct Joins(pub(super) Meta);
+pub(super) struct Joins {
+    pub(super) meta: Meta,
+    pub(super) gossip: Later<Gossip>,
+}
 
 impl ClusterHooks for Joins {
     fn formed(&self) -> Option<ClusterId> {
-        self.0.local().cluster()
+        self.meta.local().cluster()
     }
 
     fn nodes(&self) -> Vec<NodeRecord> {
-        self.0.local().topology().nodes.values().cloned().collect()
+        self.meta.local().topology().nodes.values().cloned().collect()
     }
 
     fn add_node(&self, node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>> {
         Box::pin(async move {
-            let applied = self.0.propose(add_node(node), PROPOSE_MAX).await.map_err(|_| AddNodeError::Unavailable)?;
-            match applied.response {
+            let name = node.name.clone();
+            let command = add_node(node);
+            match self.propose(command.clone()).await? {
+                Response::NodeAdded { node } => return Ok(node),
+                Response::Rejected(Rejection::NameTaken) => self.free_name(&name).await?,
+                other => return Err(AddNodeError::Refused(format!("{other:?}"))),
+            }
+            match self.propose(command).await? {
                 Response::NodeAdded { node } => Ok(node),
                 other => Err(AddNodeError::Refused(format!("{other:?}"))),
             }
         })
+    }
+}
+
+impl Joins {
+    async fn propose(&self, command: Command) -> Result<Response, AddNodeError> {
+        let applied = self.meta.propose(command, PROPOSE_MAX).await.map_err(|_| AddNodeError::Unavailable)?;
+        Ok(applied.response)
+    }
+
+    /// Takes a dead node out so that its name is free: a machine whose disk was wiped comes back as a new node (P10).
+    async fn free_name(&self, name: &str) -> Result<(), AddNodeError> {
+        let topology = self.meta.local().topology();
+        let holder = topology.nodes.values().find(|node| node.name == name && node.state == NodeState::In);
+        let Some(holder) = holder else { return Ok(()) };
+        let members = self.gossip.get().map(|gossip| gossip.members().borrow().clone()).unwrap_or_default();
+        if members.get(&holder.id).is_none_or(|member| member.liveness != Liveness::Dead) {
+            return Err(AddNodeError::Refused(format!(
+                "node {} has the name `{name}` and lives, or was heard of a moment ago: each node needs a name of its own",
+                holder.id
+            )));
+        }
+        tracing::warn!(node = holder.id.0, name, "a new node takes the place of a dead one");
+        let state = NodeState::Out;
+        match self.propose(Command::SetNodeState { node: holder.id, state }).await? {
+            Response::Done => Ok(()),
+            other => Err(AddNodeError::Refused(format!("{other:?}"))),
+        }
     }
 }
 

@@ -83,8 +83,8 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
 }
 
 fn parse_filter(filter: &str) -> Result<tracing_subscriber::EnvFilter, FilterError> {
-    // openraft reports every lost heartbeat as an error; what matters of it, `meta` says in its own words
-    let quiet = "openraft=warn,h2=warn,hyper=warn,tonic=warn,rustls=warn,sled=warn";
+    // openraft complains of every lost heartbeat; what matters of it, `meta` says in its own words
+    let quiet = "openraft=off,h2=warn,hyper=warn,tonic=warn,rustls=warn,sled=warn";
     let whole = format!("{quiet},{filter}");
     tracing_subscriber::EnvFilter::try_new(whole).map_err(|source| FilterError { filter: filter.to_owned(), source })
 }
