@@ -46,7 +46,7 @@ pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
     }
     tokio::select! {
         () = node.stop() => {}
-        () = signals.stop() => tracing::warn!("second signal: leaving at once"),
+        () = signals.signal() => tracing::warn!("second signal: leaving at once"),
     }
     Outcome::Stopped
 }
@@ -80,11 +80,20 @@ impl Signals {
         })
     }
 
+    /// Waits for a signal or the end of the parent.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            () = gone(self.parent.as_mut()) => self.parent = None,
+            () = gone(self.parent.as_mut()) => {}
+        }
+    }
+
+    /// Waits for a signal.
+    async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

@@ -142,7 +142,8 @@ impl Seen<'_> {
     }
 
     fn all_answered(&self) -> bool {
-        self.topology.nodes.keys().all(|node| self.reports.contains_key(node))
+        let mut counted = self.topology.nodes.values().filter(|node| node.state == NodeState::In);
+        counted.all(|node| self.reports.contains_key(&node.id))
     }
 
     fn surveyed(&self, found: fn(&Survey) -> u64) -> Option<u64> {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child as Process, Command};
+use tokio::process::{Child as Process, ChildStdin, Command};
 
 use super::Error;
 use super::layout::Place;
@@ -23,6 +23,8 @@ pub(super) struct Child {
     name: String,
     pid: u32,
     process: Process,
+    /// The node's standard input: while it is open, the node knows that `dev` lives.
+    _pipe: Option<ChildStdin>,
     config: PathBuf,
     log: PathBuf,
 }
@@ -43,9 +45,11 @@ impl Child {
         }
         // a group of its own: Ctrl-C reaches `dev` alone, which then stops its nodes in good order
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(out);
-        let process = command.spawn().map_err(io("start", me))?;
+        let mut process = command.spawn().map_err(io("start", me))?;
         let pid = process.id().expect("a process just started has an id");
-        Ok(Self { name: place.name.clone(), pid, process, config: place.config(), log })
+        // taken out, because waiting for the process would close it
+        let pipe = process.stdin.take();
+        Ok(Self { name: place.name.clone(), pid, process, _pipe: pipe, config: place.config(), log })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -53,12 +57,8 @@ impl Child {
     }
 
     /// Waits for the node's end and says what to do about it.
-    ///
-    /// Not `Process::wait`, which closes the pipe by which the node knows that `dev` lives.
     pub(super) async fn ended(&mut self) -> String {
-        let pipe = self.process.stdin.take();
         let status = self.process.wait().await;
-        drop(pipe);
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         format!(
             "node {} (pid {}) ended: {how}; its log is {}\n  start it again with: rafthold serve --config {}",
