@@ -221,7 +221,7 @@ fn the_state_machine_sees_only_pure_modules() {
 
 #[test]
 fn only_one_module_names_each_engine() {
-    let raft = lines_with("openraft", |name| name.starts_with("src/meta/"));
+    let raft = lines_with("openraft::", |name| name.starts_with("src/meta/"));
     let sled = lines_with("sled::", |name| name.starts_with("src/db/"));
     assert!(raft.is_empty() && sled.is_empty(), "{}\n{}", raft.join("\n"), sled.join("\n"));
 }
