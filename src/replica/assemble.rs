@@ -33,7 +33,7 @@ impl Replicas {
     ) -> Result<Vec<NodeId>> {
         let (local, wanted, parts) = (self.local().clone(), digest.clone(), parts.to_vec());
         let me = self.me();
-        let fan_out = FanOut::new(move |node| {
+        let fan_out = FanOut::new(move |node, _| {
             let (local, digest, parts) = (local.clone(), wanted.clone(), parts.clone());
             Box::pin(async move {
                 if node == me {
@@ -59,7 +59,7 @@ impl Replicas {
         }
         let (this, wanted, from) = (self.clone(), digest.clone(), sources.clone());
         let me = self.me();
-        let fan_out = FanOut::new(move |node| {
+        let fan_out = FanOut::new(move |node, _| {
             let (this, digest, from) = (this.clone(), wanted.clone(), from.clone());
             Box::pin(async move {
                 if from.contains(&node) {
@@ -88,14 +88,14 @@ impl Replicas {
             let needed = self.write_copies();
             let done = fan_out.done().len();
             // The holders that were chosen are all waited for: each would have to fetch the blob later.
-            let waits = fan_out.running().iter().any(|node| first.contains(node));
+            let waits = fan_out.running().any(|node| first.contains(&node));
             if done >= needed && !waits {
                 let holders: Vec<NodeId> = fan_out.done().iter().map(|(node, ())| *node).collect();
                 holders.iter().for_each(|node| self.0.parts.sight.learn(digest, *node));
                 self.spawn("finish copies", Box::pin(fan_out.finish()));
                 return Ok(holders);
             }
-            if done + fan_out.running().len() < needed && begun.elapsed() >= TARGETS_WAIT {
+            if fan_out.in_reach() < needed && begun.elapsed() >= TARGETS_WAIT {
                 let error = Error::TooFewCopies { made: done, needed, reason: fan_out.reason() };
                 return Err(damage.unwrap_or(error));
             }

@@ -67,7 +67,7 @@ impl Replicas {
         drop(feeds);
         let last_byte = Instant::now();
         let hash_state = hasher.map(|hasher| hasher.state());
-        while !fan_out.running().is_empty() {
+        while fan_out.running().next().is_some() {
             let wait = if fan_out.done().len() >= needed { last_byte } else { last_byte + TARGETS_WAIT };
             match timeout_at(wait, fan_out.next()).await {
                 Ok((node, error)) => self.note_end(node, error),
@@ -95,12 +95,12 @@ impl Replicas {
         }
         let sources = std::sync::Mutex::new(sources);
         let (client, id, resume) = (self.local().client.clone(), request.id, request.resume.clone());
-        let mut fan_out = FanOut::new(move |node| {
+        let mut fan_out = FanOut::new(move |node, pace| {
             let source = sources.lock().expect("no panic under this lock").remove(&node);
             let (client, resume) = (client.clone(), resume.clone());
             Box::pin(async move {
                 let source = source.ok_or(crate::transfer::Error::Busy { node })?;
-                client.write_extent(node, id, &resume, ReceiverStream::new(source).map(Ok).boxed()).await
+                client.write_extent(node, id, (&resume, &pace), ReceiverStream::new(source).map(Ok).boxed()).await
             })
         });
         targets.iter().for_each(|node| fan_out.begin(*node));

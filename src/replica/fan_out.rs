@@ -1,6 +1,6 @@
 //! The same work on several nodes at once; a node that fails is replaced by the next candidate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 use crate::env::BoxFuture;
 use crate::topology::NodeId;
-use crate::transfer::{Error, Result};
+use crate::transfer::{Error, Pace, Result};
 
 /// How long a node that failed is left alone before it may be a candidate again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Work that is running on some nodes and done on others.
 pub(super) struct FanOut<T> {
-    start: Box<dyn Fn(NodeId) -> BoxFuture<'static, Result<T>> + Send + Sync>,
+    start: Box<dyn Fn(NodeId, Pace) -> BoxFuture<'static, Result<T>> + Send + Sync>,
     tasks: JoinSet<(NodeId, Result<T>)>,
-    running: BTreeSet<NodeId>,
+    running: BTreeMap<NodeId, Pace>,
     done: Vec<(NodeId, T)>,
     failures: BTreeMap<NodeId, Failure>,
 }
@@ -30,12 +30,12 @@ struct Failure {
 }
 
 impl<T: Send + 'static> FanOut<T> {
-    /// Prepares work that `start` begins on one node; nothing runs yet.
-    pub(super) fn new(start: impl Fn(NodeId) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static) -> Self {
+    /// Prepares work that `start` begins on one node, and whose pace it reports; nothing runs yet.
+    pub(super) fn new(start: impl Fn(NodeId, Pace) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static) -> Self {
         Self {
             start: Box::new(start),
             tasks: JoinSet::new(),
-            running: BTreeSet::new(),
+            running: BTreeMap::new(),
             done: Vec::new(),
             failures: BTreeMap::new(),
         }
@@ -43,19 +43,23 @@ impl<T: Send + 'static> FanOut<T> {
 
     /// Begins the work on a node, unless it is at it or has done it.
     pub(super) fn begin(&mut self, node: NodeId) {
-        if self.done.iter().any(|(other, _)| *other == node) || !self.running.insert(node) {
+        if self.done.iter().any(|(other, _)| *other == node) || self.running.contains_key(&node) {
             return;
         }
-        let work = (self.start)(node);
+        let pace = Pace::default();
+        self.running.insert(node, pace.clone());
+        let work = (self.start)(node, pace);
         self.tasks.spawn(async move { (node, work.await) });
     }
 
     /// Begins on as many candidates as are missing to `needed`: untried ones first, then those whose failure is past.
+    ///
+    /// A node that is slow or silent does not count, and is not stopped either: it may still be the last good one.
     pub(super) fn fill(&mut self, needed: usize, candidates: &[NodeId]) {
         let mut order: Vec<NodeId> = candidates.iter().copied().filter(|node| self.may_try(*node)).collect();
         order.sort_by_key(|node| self.failures.get(node).map(|failure| failure.at));
         for node in order {
-            if self.running.len() + self.done.len() >= needed {
+            if self.hopeful() >= needed {
                 return;
             }
             self.begin(node);
@@ -63,7 +67,7 @@ impl<T: Send + 'static> FanOut<T> {
     }
 
     fn may_try(&self, node: NodeId) -> bool {
-        let idle = !self.running.contains(&node) && !self.done.iter().any(|(other, _)| *other == node);
+        let idle = !self.running.contains_key(&node) && !self.done.iter().any(|(other, _)| *other == node);
         let past = |failure: &Failure| !failure.is_final && failure.at.elapsed() >= RETRY_AFTER;
         idle && self.failures.get(&node).is_none_or(past)
     }
@@ -95,8 +99,18 @@ impl<T: Send + 'static> FanOut<T> {
     }
 
     /// Who is at it.
-    pub(super) const fn running(&self) -> &BTreeSet<NodeId> {
-        &self.running
+    pub(super) fn running(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.running.keys().copied()
+    }
+
+    /// Counts who has done it or is at it without standing still.
+    pub(super) fn hopeful(&self) -> usize {
+        self.done.len() + self.running.values().filter(|pace| pace.is_fine()).count()
+    }
+
+    /// Counts who has done it or is at it and shows life.
+    pub(super) fn in_reach(&self) -> usize {
+        self.done.len() + self.running.values().filter(|pace| !pace.is_silent()).count()
     }
 
     /// Who has done it, with what came out.
@@ -150,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_node_is_replaced_and_may_be_tried_again_later() {
-        let mut fan_out = FanOut::new(|id| {
+        let mut fan_out = FanOut::new(|id, _| {
             Box::pin(async move { if id == node(3) { Ok(()) } else { Err(Error::Stalled { node: id }) } })
         });
         let candidates = [node(1), node(2)];
@@ -159,26 +173,26 @@ mod tests {
         fan_out.fill(1, &candidates);
         assert_eq!(fan_out.next().await.0, node(2));
         fan_out.fill(1, &candidates);
-        assert!(fan_out.running().is_empty(), "both failed a moment ago");
+        assert!(fan_out.running().next().is_none(), "both failed a moment ago");
         age(&mut fan_out, RETRY_AFTER);
         fan_out.fill(1, &candidates);
-        assert_eq!(fan_out.running().len(), 1);
+        assert_eq!(fan_out.running().count(), 1);
         fan_out.begin(node(3));
         while fan_out.done().is_empty() {
             fan_out.next().await;
         }
         fan_out.fill(1, &candidates);
-        assert!(!fan_out.running().contains(&node(2)), "one is enough and done");
+        assert!(!fan_out.running().any(|id| id == node(2)), "one is enough and done");
     }
 
     #[tokio::test]
     async fn a_full_node_is_not_tried_again() {
-        let mut fan_out: FanOut<()> = FanOut::new(|id| Box::pin(async move { Err(Error::NoSpace { node: id }) }));
+        let mut fan_out: FanOut<()> = FanOut::new(|id, _| Box::pin(async move { Err(Error::NoSpace { node: id }) }));
         fan_out.fill(1, &[node(1)]);
         fan_out.next().await;
         age(&mut fan_out, RETRY_AFTER * 10);
         fan_out.fill(1, &[node(1)]);
-        assert!(fan_out.running().is_empty());
+        assert!(fan_out.running().next().is_none());
         assert!(fan_out.reason().contains("takes no writes"));
     }
 }

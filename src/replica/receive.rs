@@ -169,11 +169,11 @@ impl Replicas {
     /// Starts the session's holders on following the staging file.
     fn follow_staging(&self, request: &ExtentRequest) -> FanOut<StoredExtent> {
         let (local, id, resume) = (self.local().clone(), request.id, request.resume.clone());
-        let mut fan_out = FanOut::new(move |node| {
+        let mut fan_out = FanOut::new(move |node, pace| {
             let (local, resume) = (local.clone(), resume.clone());
             Box::pin(async move {
                 let follower = local.blobs.follow(id, 0).await?;
-                local.client.write_extent(node, id, &resume, frames(follower)).await
+                local.client.write_extent(node, id, (&resume, &pace), frames(follower)).await
             })
         });
         let me = self.me();
@@ -186,7 +186,7 @@ impl Replicas {
     /// Brings the number of peers that have or receive the extent up to what is needed beside this node.
     fn fill(&self, fan_out: &mut FanOut<StoredExtent>, holders: &[NodeId]) {
         let needed = self.write_copies() - 1;
-        if fan_out.running().len() + fan_out.done().len() < needed {
+        if fan_out.hopeful() < needed {
             let mut candidates: Vec<NodeId> = holders
                 .iter()
                 .copied()
@@ -219,15 +219,14 @@ impl Replicas {
             let needed = self.write_copies() - 1;
             if fan_out.done().len() >= needed {
                 let until = *stragglers.get_or_insert_with(|| Instant::now() + STRAGGLERS_WAIT);
-                let waits = fan_out.running().iter().any(|node| request.holders.contains(node));
+                let waits = fan_out.running().any(|node| request.holders.contains(&node));
                 if !waits || timeout_at(until, fan_out.next()).await.is_err() {
                     return true;
                 }
                 continue;
             }
-            // A target that takes bytes is in reach, however long it has to: one that stops taking them fails by itself.
-            let in_reach = fan_out.done().len() + fan_out.running().len();
-            if in_reach < needed && last_byte.elapsed() >= TARGETS_WAIT {
+            // A target that shows life is in reach, however much it still has to take.
+            if fan_out.in_reach() < needed && last_byte.elapsed() >= TARGETS_WAIT {
                 return false;
             }
             tokio::select! {

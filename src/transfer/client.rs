@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,14 +30,45 @@ use super::{Error, FRAME_BYTES_MAX, HeldPart, MESSAGE_BYTES_MAX, Result, STALL};
 /// Frames between the source and the connection: with the connection's own window, all that a stream keeps in memory.
 const FRAMES_AHEAD: usize = 2;
 
-/// How long a holder may take to sync what it has already written.
+/// How long a holder may take to cut and sync an extent.
 const SYNC_MAX: Duration = Duration::from_secs(60);
+
+/// How long a receiver that has shown no life is still hoped for; it counts as silent long before.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a receiver that lives may stand still; it counts as slow long before.
+const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 
 /// How long a question without bulk bytes may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// The bytes of an extent in order, as they become available; ends at the extent's end.
 pub type FrameSource = BoxStream<'static, Result<Bytes, BlobError>>;
+
+/// How a peer that receives is doing, shared with whoever may want another in its place.
+#[derive(Debug, Clone, Default)]
+pub struct Pace(Arc<AtomicU8>);
+
+impl Pace {
+    const SLOW: u8 = 1;
+    const SILENT: u8 = 2;
+
+    /// Whether it has taken all it was sent within the last [`STALL`], so that no other is needed in its place (P15).
+    #[must_use]
+    pub fn is_fine(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether it has shown no life for [`STALL`].
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::SILENT
+    }
+
+    fn set(&self, pace: u8) {
+        self.0.store(pace, Ordering::Relaxed);
+    }
+}
 
 /// Finds the connection to a peer: `rpc::Peers`, or in tests plain loopback.
 pub trait Channels: Send + Sync + 'static {
@@ -104,7 +135,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// - [`Error::Stalled`] if the peer gives no sign of life, or takes no bytes, for [`STALL`].
+    /// - [`Error::Stalled`] if the peer shows no life for 10 s or stands still for a minute. Long before, `pace` says so: the
+    ///   caller finds another, and if there is none the slow one may yet do.
     /// - [`Error::NoSpace`], [`Error::Busy`] as the peer says.
     /// - [`Error::Blob`] if the source breaks off.
     ///
@@ -115,7 +147,7 @@ impl Client {
         &self,
         node: NodeId,
         id: ExtentId,
-        resume: &HashState,
+        (resume, pace): (&HashState, &Pace),
         source: FrameSource,
     ) -> Result<StoredExtent> {
         let (steps, outbound) = mpsc::channel(FRAMES_AHEAD);
@@ -128,7 +160,8 @@ impl Client {
         let feed = feed(source, steps, &sent);
         tokio::pin!(feed);
         let mut fed = false;
-        let mut progress = WriteProgress { written: 0, since: Instant::now() };
+        let now = Instant::now();
+        let mut progress = WriteProgress { written: 0, since: now, heard: now };
         loop {
             tokio::select! {
                 result = &mut feed, if !fed => {
@@ -136,11 +169,19 @@ impl Client {
                     fed = true;
                 }
                 reply = next_message(node, &mut replies) => {
-                    let reply = reply?.ok_or(Error::Unreachable { node, source: None })?;
+                    let reply = match reply {
+                        Err(Error::Stalled { .. }) if progress.heard.elapsed() < SILENCE_MAX => {
+                            pace.set(Pace::SILENT);
+                            continue;
+                        }
+                        reply => reply?.ok_or(Error::Unreachable { node, source: None })?,
+                    };
                     if let Some(stored) = reply.stored {
                         return stored_from_wire(&stored).map_err(|_| Error::Malformed { node });
                     }
-                    if progress.is_stuck(reply.written, sent.load(Ordering::Relaxed), fed) {
+                    let still = progress.standstill(reply.written, sent.load(Ordering::Relaxed), fed);
+                    pace.set(if still > STALL { Pace::SLOW } else { 0 });
+                    if still > STANDSTILL_MAX {
                         return Err(Error::Stalled { node });
                     }
                 }
@@ -291,22 +332,25 @@ impl Client {
     }
 }
 
-/// How far a holder is with an extent, and since when.
+/// How far a holder is with an extent, since when, and when it last said so.
 struct WriteProgress {
     written: u64,
     since: Instant,
+    heard: Instant,
 }
 
 impl WriteProgress {
-    /// Takes a holder's report; says whether it has stood still for too long although it has work.
-    fn is_stuck(&mut self, written: u64, sent: u64, fed: bool) -> bool {
-        let idle = written == sent && !fed;
-        if written > self.written || idle {
-            *self = Self { written, since: Instant::now() };
-            return false;
+    /// Takes a holder's report; says for how long it has stood still although it has bytes to take.
+    fn standstill(&mut self, written: u64, sent: u64, fed: bool) -> Duration {
+        let now = Instant::now();
+        self.heard = now;
+        let has_all = written == sent;
+        // With all bytes taken it waits for the client, or syncs: each is somebody else's time.
+        if written > self.written || (has_all && !fed) {
+            self.written = written;
+            self.since = now;
         }
-        let patience = if written == sent { SYNC_MAX } else { STALL };
-        self.since.elapsed() > patience
+        if has_all && fed { (now - self.since).saturating_sub(SYNC_MAX) } else { now - self.since }
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::blob::ExtentPart;
 use crate::topology::NodeId;
 
-pub use client::{Channels, Client, FrameSource, FrameStream, Presence};
+pub use client::{Channels, Client, FrameSource, FrameStream, Pace, Presence};
 pub use error::{Error, Result};
 pub use fetch::Local;
 pub use open_extents::{OpenExtent, OpenExtents};

@@ -124,11 +124,15 @@ impl Transfer for Service {
         let mut inbound = request.into_inner();
         let (id, resume) = header(&mut inbound).await?;
         let open = self.local.open.open(id).ok_or_else(|| Status::aborted("the extent is being written"))?;
-        let writer = self.blobs().stage(id, resume).await.map_err(blob_status)?;
+        let blobs = self.blobs().clone();
         let (replies, outbound) = mpsc::channel(REPLIES_AHEAD);
         let work = async move {
             let report = |written| drop(replies.try_send(Ok(proto::WriteExtentReply { written, stored: None })));
-            let received = Box::pin(receive(writer, steps(inbound).boxed(), report)).await;
+            // A disk that is slow to make a file is not silence.
+            let received = match while_beating(blobs.stage(id, resume), || report(0)).await {
+                Ok(writer) => Box::pin(receive(writer, steps(inbound).boxed(), report)).await,
+                Err(error) => Received::Failed(error),
+            };
             // The extent is closed before the sender hears of it: its next call finds it free.
             drop((open, permit));
             let reply = match received {
