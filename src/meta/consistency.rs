@@ -123,6 +123,9 @@ impl Core {
             if self.leading().is_some() {
                 if let Some(index) = self.confirm_as_leader(left).await {
                     self.freshness.heard();
+                    if let Some(time) = self.stamp(left).await {
+                        self.clock.heard(time);
+                    }
                     return Ok((Granted { index, asked }, true));
                 }
             } else if !own {
@@ -145,7 +148,11 @@ impl Core {
     }
 
     async fn ask(&self, leader: NodeId, left: Duration) -> Option<ReadAnswer> {
-        match client::read_index(&self.peers, leader, self.report(), left).await {
+        let answer = tokio::select! {
+            answer = client::read_index(&self.peers, leader, self.report(), left) => answer,
+            () = self.deposed(leader) => return None,
+        };
+        match answer {
             Ok(answer) => Some(answer),
             Err(status) => {
                 tracing::debug!(peer = leader.0, error = status.message(), "read index not answered");

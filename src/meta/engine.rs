@@ -74,13 +74,29 @@ impl Core {
 
     /// Returns the term in which this node leads.
     pub(super) fn leading(&self) -> Option<u64> {
-        let metrics = self.raft_metrics();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
         (metrics.state == ServerState::Leader).then_some(metrics.current_term)
     }
 
     /// Returns the leader as far as this node knows. After a leader's death it is named here until another is elected.
     pub(super) fn leader(&self) -> Option<NodeId> {
-        self.raft_metrics().current_leader.map(NodeId)
+        self.raft.metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Waits until this node knows another leader than `leader`.
+    pub(super) async fn deposed(&self, leader: NodeId) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let current = metrics.borrow_and_update().current_leader;
+            if current.is_some_and(|current| current != leader.0) {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // The core has ended: nobody will be told of a leader any more.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Waits until openraft says something new, or `limit` has passed.
@@ -121,10 +137,8 @@ impl Core {
         Status {
             cluster: self.cluster,
             me: self.me,
-            leader: metrics.current_leader.map(NodeId).filter(|leader| {
-                // A silent leader is none: openraft names it until another is elected.
-                *leader == self.me && metrics.state == ServerState::Leader || !self.freshness.is_lost()
-            }),
+            // A leader without a quorum is none, and openraft names a silent one until another is elected.
+            leader: metrics.current_leader.map(NodeId).filter(|_| !self.freshness.is_lost()),
             term: metrics.current_term,
             role: if voter { Role::Voter } else { Role::Learner },
             state: match metrics.state {

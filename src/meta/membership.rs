@@ -146,7 +146,17 @@ impl Core {
             }
         }
         self.open_when_complete().await;
+        self.raise_feature_level().await;
         self.expire_uploads().await;
+    }
+
+    /// Raises the agreed feature level to the lowest that any member reports (P8); there is no way back.
+    async fn raise_feature_level(&self) {
+        let state = self.published.current().state;
+        let lowest = state.nodes().map(|node| node.feature_level).min();
+        if let Some(level) = lowest.filter(|level| *level > state.feature_level()) {
+            self.propose_own(Command::RaiseFeatureLevel { level }).await;
+        }
     }
 
     async fn take(&self, step: Step) {

@@ -42,7 +42,7 @@ impl Core {
     /// Proposes `command` at the leader, wherever it is, until `limit` has passed.
     pub(super) async fn propose(&self, command: Command, limit: Duration) -> Result<Applied, ProposeError> {
         let deadline = Instant::now() + limit;
-        let mut proposal = self.proposal(command);
+        let mut proposal = self.proposal(command).await;
         let mut outcome = Outcome::None;
         let mut hint = None;
         let mut tries = 0u32;
@@ -59,9 +59,11 @@ impl Core {
             let limit = deadline.min(Instant::now() + patience);
             match self.try_once(&proposal, hint.take(), limit).await {
                 Submitted::Applied { response: Response::Rejected(Rejection::Expired), .. } => {
-                    // No copy of it was applied, and none ever will be: log time does not go back. A new one may go.
-                    proposal = self.proposal(proposal.command);
+                    // No copy of it was applied, and none ever will be: log time does not go back. A new one may go, with
+                    // a better idea of the time.
                     outcome = Outcome::None;
+                    self.confirm().await;
+                    proposal = self.proposal(proposal.command).await;
                 }
                 Submitted::Applied { index, response } => return Ok(Applied { index, response }),
                 Submitted::NotLeader { leader } => hint = leader,
@@ -81,9 +83,14 @@ impl Core {
         }
     }
 
-    fn proposal(&self, command: Command) -> Proposal {
+    pub(super) async fn proposal(&self, command: Command) -> Proposal {
         let applied = self.published.current().state.log_time();
-        let issued = self.clock.estimate(applied);
+        // Time passes for the leader although nothing is written: an estimate from the state alone may be long past.
+        let issued = match self.leading() {
+            Some(_) => self.stamp(STAMP_MAX).await,
+            None => None,
+        };
+        let issued = issued.unwrap_or_else(|| self.clock.estimate(applied));
         Proposal {
             id: RequestId((self.hooks.random)()),
             issued,
@@ -101,7 +108,12 @@ impl Core {
             return Submitted::NotLeader { leader: None };
         };
         let left = limit.saturating_duration_since(Instant::now());
-        match client::propose(&self.peers, leader, proposal, left).await {
+        let answer = tokio::select! {
+            answer = client::propose(&self.peers, leader, proposal, left) => answer,
+            // It may be cut off, and its answer never come.
+            () = self.deposed(leader) => return Submitted::Unknown,
+        };
+        match answer {
             Ok(Forwarded::Applied { index, response }) => Submitted::Applied { index, response },
             Ok(Forwarded::NotLeader { leader: other }) => {
                 Submitted::NotLeader { leader: other.filter(|other| *other != leader) }

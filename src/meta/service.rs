@@ -135,6 +135,10 @@ impl RaftService for Door {
         let (vote, last, size_bytes) = wire::from_snapshot_header(header)?;
         own_vote(caller, &vote)?;
         let reply = |vote: &Vote| Ok(Response::new(proto::SnapshotReply { ballot: Some(wire::ballot(vote)) }));
+        let mine = self.0.raft_metrics().vote;
+        if mine > vote {
+            return reply(&mine);
+        }
         if self.0.published.current().index >= last.index {
             return reply(&vote);
         }

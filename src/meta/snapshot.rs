@@ -154,12 +154,16 @@ impl SnapshotDir {
         let mut kept = Vec::new();
         let mut newest = None;
         for path in paths.into_iter().rev() {
-            match load(&path, cluster) {
+            // Of those before the newest good one the header is enough: they are loaded only when it is bad.
+            let loaded = match newest {
+                None => load(&path, cluster).map(|(header, state)| (header, Some(state))),
+                Some(_) => Frames::open(&path).and_then(|mut frames| Ok((frames.header(cluster)?, None))),
+            };
+            match loaded {
                 Ok((header, state)) => {
                     let file = SnapshotFile::open(&path).map_err(at)?;
                     kept.insert(0, (header.clone(), file));
-                    // The older one is read too: better to know now than on the day it is needed.
-                    newest = newest.or(Some((header, state)));
+                    newest = newest.or(state.map(|state| (header, state)));
                 }
                 Err(error @ (Error::Damaged { .. } | Error::Records { .. } | Error::Hash { .. })) => {
                     tracing::error!(%error, "snapshot set aside");
@@ -277,20 +281,8 @@ fn write_file(path: &Path, state: &State, header: &Header) -> io::Result<()> {
 /// See [`Error`].
 pub(super) fn load(path: &Path, cluster: ClusterId) -> Result<(Header, State), Error> {
     let damaged = || Error::Damaged { path: path.to_owned() };
-    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let mut frames = Frames { input: BufReader::with_capacity(1 << 20, file), checksum: 0, path };
-    let (kind, body) = frames.next()?;
-    let (format, body) = body.split_first().ok_or_else(damaged)?;
-    if kind != HEADER {
-        return Err(damaged());
-    }
-    if *format != FORMAT {
-        return Err(Error::Version { path: path.to_owned() });
-    }
-    let header: Header = postcard::from_bytes(body).map_err(|_| damaged())?;
-    if header.cluster.is_some_and(|other| other != cluster) {
-        return Err(Error::Cluster { path: path.to_owned() });
-    }
+    let mut frames = Frames::open(path)?;
+    let header = frames.header(cluster)?;
     let mut builder = StateBuilder::new();
     let mut count = 0u64;
     let records = |source| match source {
@@ -327,7 +319,28 @@ struct Frames<'a> {
     path: &'a Path,
 }
 
-impl Frames<'_> {
+impl<'a> Frames<'a> {
+    fn open(path: &'a Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Ok(Self { input: BufReader::with_capacity(1 << 20, file), checksum: 0, path })
+    }
+
+    fn header(&mut self, cluster: ClusterId) -> Result<Header, Error> {
+        let (kind, body) = self.next()?;
+        let (format, body) = body.split_first().ok_or_else(|| self.damaged())?;
+        if kind != HEADER {
+            return Err(self.damaged());
+        }
+        if *format != FORMAT {
+            return Err(Error::Version { path: self.path.to_owned() });
+        }
+        let header: Header = postcard::from_bytes(body).map_err(|_| self.damaged())?;
+        if header.cluster.is_some_and(|other| other != cluster) {
+            return Err(Error::Cluster { path: self.path.to_owned() });
+        }
+        Ok(header)
+    }
+
     fn next(&mut self) -> Result<(u8, Vec<u8>), Error> {
         let mut bytes = vec![0; FRAME_HEADER_BYTES];
         self.fill(&mut bytes)?;

@@ -359,7 +359,7 @@ async fn without_a_quorum_writes_fail_within_five_seconds_and_reads_go_on_with_a
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let begun = Instant::now();
     let refused = alone.meta.propose(link("lost"), Duration::from_secs(60)).await;
-    assert!(matches!(refused, Err(ProposeError::Unavailable { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ProposeError::Unavailable { outcome: Outcome::None })), "{refused:?}");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     let begun = Instant::now();
     let view = alone.meta.view(Consistency::Linearizable).await;
@@ -484,6 +484,65 @@ async fn many_writers_at_once_are_answered_once_each() {
     }
     let hashes: BTreeSet<u128> = nodes.iter().map(|node| node.meta.status().state_hash).collect();
     assert_eq!(hashes.len(), 1);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// P4: commands live for a minute of log time, which passes while nothing is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_an_idle_cluster_are_not_issued_in_the_past() {
+    let cluster = TestCluster::new(3, quick()).await;
+    let nodes = cluster.form().await;
+    let written = propose_ok(&nodes[0].meta, link("a")).await;
+    for node in &nodes {
+        assert!(node.meta.wait_applied(written.index, SOON).await);
+    }
+    let before = nodes[0].meta.local().log_time();
+    sleep(Duration::from_millis(1500)).await;
+    for node in &nodes {
+        assert!(node.meta.confirm().await.fresh);
+        let proposal = node.meta.core.proposal(link("b")).await;
+        assert!(proposal.issued.0 >= before.0 + 1000, "{:?} after {before:?}", proposal.issued);
+    }
+    // One that was issued too long ago is refused, and changes nothing.
+    let leader = &nodes[leader_of(&nodes).unwrap()].meta.core;
+    let mut old = leader.proposal(link("old")).await;
+    old.issued = command::LogTime(0);
+    let ahead = leader.proposal(link("b")).await.issued.0;
+    if ahead > COMMAND_LIFE_MS {
+        let submitted = leader.submit(old, Instant::now() + SOON).await;
+        let expired = Response::Rejected(Rejection::Expired);
+        assert!(matches!(submitted, propose::Submitted::Applied { response, .. } if response == expired));
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// P8: whoever is not with the majority of the voters is told, and stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_state_differs_from_the_majoritys_is_told() {
+    let cluster = TestCluster::new(3, quick()).await;
+    let nodes = cluster.form().await;
+    let leader = leader_of(&nodes).unwrap();
+    let (right, wrong) = ((leader + 1) % 3, (leader + 2) % 3);
+    assert!(nodes[right].meta.confirm().await.fresh);
+    let status = nodes[wrong].meta.status();
+    let report =
+        followers::Report { applied: status.applied, state_hash: status.state_hash ^ 1, bodies_complete: true };
+    let peers = &cluster.loopback.node(status.me.0).peers;
+    let leader_id = nodes[leader].meta.status().me;
+    let answer = client::read_index(peers, leader_id, report, SOON).await.unwrap();
+    assert!(matches!(answer, client::ReadAnswer::Granted { diverged: true, .. }), "{answer:?}");
+    nodes[wrong].meta.core.fail(Failure::Diverged { index: status.applied });
+    let mut nodes = nodes;
+    let mut diverged = nodes.remove(wrong);
+    let failure = timeout(SOON, diverged.run.join_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(failure, Failure::Diverged { index: status.applied });
+    assert!(diverged.meta.status().diverged);
+    assert!(matches!(diverged.meta.propose(link("x"), SOON).await, Err(ProposeError::Stopped)));
+    diverged.stop().await;
     for node in nodes {
         node.stop().await;
     }

@@ -45,15 +45,20 @@ impl Segment {
         Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
     }
 
-    /// Opens the last segment after recovery: everything after `end` is cut off, zeroed and preallocated anew.
+    /// Opens the last segment after recovery: everything after `end` is zeroed, and synced.
     ///
-    /// The cut removes bytes of batches that were never durable; left in place they could later pass for batches written
-    /// after them.
+    /// What is zeroed are bytes of batches that were never durable; left in place they could later pass for batches written
+    /// after them. The space stays taken: a node must be able to start while the disk is full.
     pub(super) fn reopen(dir: &Path, number: u64, end: u64, capacity: u64) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(segment_path(dir, number))?;
-        file.set_len(end)?;
-        let capacity = capacity.max(end);
-        preallocate(&file, capacity)?;
+        erase(&file, end)?;
+        let length = file.metadata()?.len();
+        let capacity = match preallocate(&file, capacity.max(length)) {
+            Ok(()) => capacity.max(length),
+            // The next batch that does not fit will wait for space.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => length,
+            Err(error) => return Err(error),
+        };
         file.sync_all()?;
         Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
     }
@@ -66,6 +71,24 @@ impl Segment {
         self.durable = self.end;
         Ok(())
     }
+}
+
+/// Overwrites with zeros whatever follows `end` and is not zero.
+fn erase(file: &File, end: u64) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut block = vec![0; 1 << 16];
+    let mut offset = end;
+    while offset < length {
+        let wanted = usize::try_from(length - offset).unwrap_or(usize::MAX).min(block.len());
+        let block = &mut block[..wanted];
+        file.read_exact_at(block, offset)?;
+        if block.iter().any(|byte| *byte != 0) {
+            block.fill(0);
+            file.write_all_at(block, offset)?;
+        }
+        offset += wanted as u64;
+    }
+    Ok(())
 }
 
 /// Takes disk space now, so that writing later does not fail for want of it; where the filesystem cannot, only the length
