@@ -17,8 +17,7 @@ use crate::topology::NodeId;
 
 use super::command::{Proposal, Response};
 use super::followers::Report;
-use super::snapshot::SnapshotFile;
-use super::types::{LogId, TypeConfig, Vote};
+use super::types::{Snapshot, TypeConfig, Vote};
 use super::{RaftState, Role, Status as NodeStatus, wire};
 
 type Result<T> = std::result::Result<T, Status>;
@@ -120,13 +119,12 @@ pub(super) async fn send_snapshot(
     peers: &Peers,
     peer: NodeId,
     vote: &Vote,
-    last: Option<LogId>,
-    snapshot: SnapshotFile,
+    snapshot: Snapshot,
     deadline: Duration,
 ) -> Result<Vote> {
     let mut client = raft_client(peers, peer, Lane::Bulk)?;
-    let header = wire::snapshot_header(vote, last, snapshot.size_bytes);
-    let file = snapshot.file;
+    let header = wire::snapshot_header(vote, snapshot.meta.last_log_id, snapshot.snapshot.size_bytes);
+    let file = snapshot.snapshot.file;
     let parts = stream::unfold((Some(header), 0u64), move |(header, offset)| {
         let file = file.clone();
         async move {

@@ -1,5 +1,6 @@
 //! What every node does beside consensus: purge the log, watch for the end, keep the gauges right.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -41,10 +42,14 @@ impl Core {
         loop {
             let current = metrics.borrow_watched().clone();
             self.metrics.observe(&current, self.me.0);
+            if self.closing.load(Ordering::Relaxed) {
+                // The core ends because this node stops: that is no failure.
+                std::future::pending::<()>().await;
+            }
             if let Err(fatal) = &current.running_state {
                 return Failure::Raft { reason: fatal.to_string() };
             }
-            if metrics.changed().await.is_err() {
+            if metrics.changed().await.is_err() && !self.closing.load(Ordering::Relaxed) {
                 return Failure::Raft { reason: "raft core ended".to_owned() };
             }
         }

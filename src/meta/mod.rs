@@ -44,6 +44,8 @@ mod wire;
 #[cfg(test)]
 mod suite_tests;
 #[cfg(test)]
+mod test_cluster;
+#[cfg(test)]
 mod tests;
 
 pub use apply::COMMAND_LIFE_MS;

@@ -88,8 +88,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let (peers, last) = (&self.network.peers, snapshot.meta.last_log_id);
-        let sent = client::send_snapshot(peers, self.target, &vote, last, snapshot.snapshot, option.soft_ttl());
+        let sent = client::send_snapshot(&self.network.peers, self.target, &vote, snapshot, option.soft_ttl());
         tokio::select! {
             closed = cancel => Err(closed.into()),
             answer = sent => match answer {

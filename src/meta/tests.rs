@@ -1,172 +1,14 @@
 //! One node alone, and three in one process over real connections.
 
-use std::future::Future;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::service::Routes;
-
-use crate::oci::{Algorithm, Digest};
-use crate::rpc::testing::Loopback;
-use crate::topology::{Region, Zone};
 
 use super::command::Rejection;
+use super::test_cluster::{SOON, TestCluster, add_node, eventually, has, leader_of, link, propose_ok, quick, unlink};
 use super::*;
-
-const SOON: Duration = Duration::from_secs(10);
-
-fn quick() -> Config {
-    Config {
-        heartbeat_ms: 50,
-        election_min_ms: 200,
-        election_max_ms: 350,
-        segment_bytes: 64 << 10,
-        ..Config::default()
-    }
-}
-
-fn add_node(id: u64) -> Command {
-    Command::AddNode {
-        name: format!("n{id}"),
-        zone: Zone(format!("z{id}")),
-        region: Region("r".to_owned()),
-        rpc_address: format!("127.0.0.1:{id}"),
-        api_url: String::new(),
-        weight: 1,
-        key_fingerprint: [u8::try_from(id).unwrap(); 32],
-    }
-}
-
-fn link(text: &str) -> Command {
-    Command::LinkBlob {
-        repository: "app".parse().unwrap(),
-        digest: digest(text),
-        size: text.len() as u64,
-        principal: String::new(),
-    }
-}
-
-fn unlink(text: &str) -> Command {
-    Command::UnlinkBlob { repository: "app".parse().unwrap(), digest: digest(text), sparse: false }
-}
-
-fn digest(text: &str) -> Digest {
-    Digest::of(Algorithm::Sha256, text.as_bytes())
-}
-
-fn has(state: &State, text: &str) -> bool {
-    state.blob(&"app".parse().unwrap(), &digest(text)).is_some()
-}
-
-/// Polls until `condition` holds.
-#[track_caller]
-fn eventually<'a, F: Future<Output = bool> + 'a>(
-    what: &'a str,
-    mut condition: impl FnMut() -> F + 'a,
-) -> impl Future<Output = ()> + 'a {
-    async move {
-        let deadline = Instant::now() + SOON;
-        while !condition().await {
-            assert!(Instant::now() < deadline, "not in time: {what}");
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-struct TestNode {
-    meta: Meta,
-    run: JoinSet<Failure>,
-    bodies: Arc<AtomicBool>,
-}
-
-impl TestNode {
-    async fn stop(mut self) {
-        self.run.abort_all();
-        while self.run.join_next().await.is_some() {}
-        self.meta.close().await;
-    }
-}
-
-struct TestCluster {
-    loopback: Loopback,
-    dirs: Vec<TempDir>,
-    config: Config,
-    expected: u32,
-}
-
-impl TestCluster {
-    async fn new(nodes: u64, config: Config) -> Self {
-        let loopback = Loopback::start(nodes).await;
-        let dirs = (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect();
-        Self { loopback, dirs, config, expected: u32::try_from(nodes).unwrap() }
-    }
-
-    fn dir(&self, id: u64) -> &Path {
-        self.dirs[usize::try_from(id).unwrap() - 1].path()
-    }
-
-    async fn try_start(&self, id: u64) -> Result<TestNode, StartError> {
-        let here = self.loopback.node(id);
-        let bodies = Arc::new(AtomicBool::new(true));
-        let (seed, complete) = (here.env.seed.clone(), bodies.clone());
-        let hooks = Hooks {
-            random: Arc::new(move || seed.draw_u128()),
-            wall_seconds: Arc::new(|| 1_700_000_000),
-            bodies_complete: Arc::new(move || complete.load(Ordering::Relaxed)),
-        };
-        let bootstrap = (id == 1).then(|| Bootstrap { nodes_expected: self.expected, add_me: add_node(1) });
-        let options = Options {
-            data_dir: self.dir(id).to_owned(),
-            cluster: ClusterId(42),
-            me: NodeId(id),
-            config: self.config.clone(),
-            peers: here.peers.clone(),
-            bootstrap,
-            hooks,
-            metrics: Metrics::default(),
-            runtime: Handle::current(),
-        };
-        let (meta, services) = Meta::start(options).await?;
-        let routes = Routes::new(services.door.raft_service()).add_service(services.door.meta_service());
-        here.serve(routes);
-        let mut run = JoinSet::new();
-        run.spawn(services.run);
-        Ok(TestNode { meta, run, bodies })
-    }
-
-    async fn start(&self, id: u64) -> TestNode {
-        self.try_start(id).await.unwrap()
-    }
-
-    /// Starts all nodes and returns when all vote and the registry is open.
-    async fn form(&self) -> Vec<TestNode> {
-        let mut nodes = vec![self.start(1).await];
-        for id in 2..=u64::from(self.expected) {
-            let applied = nodes[0].meta.propose(add_node(id), SOON).await.unwrap();
-            assert_eq!(applied.response, Response::NodeAdded { node: NodeId(id) });
-            nodes.push(self.start(id).await);
-        }
-        eventually("the registry opens everywhere", || async { nodes.iter().all(|node| node.meta.local().is_open()) })
-            .await;
-        nodes
-    }
-}
-
-fn leader_of(nodes: &[TestNode]) -> Option<usize> {
-    nodes.iter().position(|node| node.meta.core.leading().is_some())
-}
-
-async fn propose_ok(meta: &Meta, command: Command) -> Applied {
-    let applied = meta.propose(command, SOON).await.unwrap();
-    assert!(!matches!(applied.response, Response::Rejected(_)), "{:?}", applied.response);
-    applied
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_opens_at_once_and_keeps_what_it_answered_over_a_restart() {
@@ -242,7 +84,7 @@ async fn three_nodes_form_vote_and_take_writes_at_any_of_them() {
         let view = reader.view(Consistency::Linearizable).await;
         assert!(view.fresh && has(&view.state, &text), "write {number} is not seen at another node");
     }
-    println!("write and linearizable read elsewhere: {:?}", begun.elapsed() / 60);
+    tracing::info!("write and linearizable read elsewhere: {:?}", begun.elapsed() / 60);
     assert_eq!(nodes[0].meta.voter_sets().sets, vec![(1..=3).map(NodeId).collect()]);
     assert!(nodes.iter().all(|node| node.meta.status().role == Role::Voter));
     let statuses = nodes[1].meta.peer_statuses(SOON).await;
@@ -293,7 +135,7 @@ async fn writes_go_on_after_the_leader_died_and_nothing_acknowledged_is_lost() {
         let begun = Instant::now();
         let text = format!("{round}-after");
         propose_ok(&nodes[0].meta, link(&text)).await;
-        println!("leader stopped to next write: {:?}", begun.elapsed());
+        tracing::info!("leader stopped to next write: {:?}", begun.elapsed());
         acknowledged.push(text);
         nodes.push(cluster.start(id).await);
     }
@@ -390,7 +232,7 @@ async fn no_fresh_node_serves_what_was_answered_deleted() {
             assert!(!view.fresh || !has(&view.state, &text));
         }
     }
-    println!("slowest delete with all nodes up: {slowest:?}");
+    tracing::info!("slowest delete with all nodes up: {slowest:?}");
     // A follower stops answering while its last confirmation is live: the delete outlasts that.
     propose_ok(&nodes[0].meta, link("late")).await;
     let leader = leader_of(&nodes).unwrap();
@@ -416,7 +258,7 @@ async fn a_leader_that_stops_gracefully_hands_over_without_an_election_timeout()
     let leader = leader_of(&nodes).unwrap();
     let begun = Instant::now();
     nodes[leader].meta.hand_over(SOON).await;
-    println!("handed over in {:?}", begun.elapsed());
+    tracing::info!("handed over in {:?}", begun.elapsed());
     assert_ne!(leader_of(&nodes), Some(leader));
     propose_ok(&nodes[leader].meta, link("after")).await;
     for node in nodes {
@@ -477,7 +319,7 @@ async fn many_writers_at_once_are_answered_once_each() {
     }
     let mut times: Vec<Duration> = timeout(SOON * 3, writers.join_all()).await.unwrap().into_iter().flatten().collect();
     times.sort();
-    println!("240 writes by 24 writers: p50 {:?}, max {:?}", times[times.len() / 2], times[times.len() - 1]);
+    tracing::info!("240 writes by 24 writers: p50 {:?}, max {:?}", times[times.len() / 2], times[times.len() - 1]);
     let last = nodes[leader_of(&nodes).unwrap()].meta.status().applied;
     for node in &nodes {
         assert!(node.meta.wait_applied(last, SOON).await);

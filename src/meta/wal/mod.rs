@@ -102,7 +102,9 @@ pub(super) struct Sizes {
 
 /// The open files of the segments, shared by the writer and the readers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Files(Arc<Mutex<BTreeMap<u64, Arc<File>>>>);
+pub(super) struct Files(Arc<Mutex<ByNumber>>);
+
+type ByNumber = BTreeMap<u64, Arc<File>>;
 
 impl Files {
     fn insert(&self, number: u64, file: Arc<File>) {

@@ -137,12 +137,11 @@ pub(in crate::meta) fn recover(dir: &Path) -> Result<Recovered, Error> {
     };
     let count = segments.len();
     let first = segments.first().map_or(1, |(number, _)| *number);
-    let mut expected = first;
     for (position, (number, path)) in segments.into_iter().enumerate() {
+        let expected = first + position as u64;
         if number != expected {
             return Err(Error::SegmentMissing { segment: expected });
         }
-        expected += 1;
         let bytes = fs::read(&path).map_err(io_error)?;
         let is_last = position + 1 == count;
         let (end, index_max) = read_segment(&mut recovered, &bytes, number, position == 0)?;

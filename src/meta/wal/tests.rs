@@ -61,8 +61,10 @@ impl Log {
     }
 }
 
+type Entries = Vec<(EntryId, Vec<u8>)>;
+
 /// Reads the log as a fresh process would: the bounds, and every entry's bytes.
-fn read(dir: &Path) -> Result<(Recovered, Vec<(EntryId, Vec<u8>)>), Error> {
+fn read(dir: &Path) -> Result<(Recovered, Entries), Error> {
     let recovered = recover(dir)?;
     let entries = recovered.entries.iter().map(|(id, place)| {
         let file = fs::File::open(segment_path(dir, place.segment)).unwrap();
@@ -294,7 +296,7 @@ fn take(log: &Log, model: &mut Model, step: &Step) {
         }
         Step::Purge(count) => {
             let count = usize::from(*count).min(model.entries.len());
-            if let Some(upto) = model.entries.drain(..count).last() {
+            if let Some(upto) = model.entries.drain(..count).next_back() {
                 model.purged = Some(upto);
                 log.write(|done| Write::Purge { upto, done });
             }

@@ -158,7 +158,7 @@ impl Writer {
             self.failed = Some((error.kind(), error.to_string()));
         }
         for callback in done {
-            callback(result.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+            callback(result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string())));
         }
         if purges && result.is_ok() {
             self.delete_purged();
