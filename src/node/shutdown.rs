@@ -1,10 +1,12 @@
 //! The graceful stop, in the reverse order of the start.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use crate::gossip::{Liveness, Members};
 use crate::ops::Stage;
 
 use super::Node;
@@ -29,7 +31,13 @@ impl Node {
             self.tasks.work_done(grace).await;
         };
         step("finish work", grace, work_done).await;
-        step("hand over leadership", STEP_MAX, self.parts.meta.hand_over(STEP_MAX)).await;
+        step("hand over leadership", STEP_MAX, async {
+            tokio::select! {
+                () = self.parts.meta.hand_over(STEP_MAX) => {}
+                () = self.nobody_left() => {}
+            }
+        })
+        .await;
         step("say goodbye", STEP_MAX, self.parts.gossip.leave(STEP_MAX / 3)).await;
         step("stop rpc", STEP_MAX * 2, async {
             self.rpc_stop.cancel();
@@ -48,6 +56,18 @@ impl Node {
         })
         .await;
         tracing::info!("stopped");
+    }
+
+    /// Waits until no other node lives, as when all are stopped together: then nobody can lead.
+    async fn nobody_left(&self) {
+        let me = self.id();
+        let mut members = self.parts.gossip.members();
+        let alone = |members: &Arc<Members>| {
+            members.iter().all(|(id, member)| *id == me || member.liveness == Liveness::Dead)
+        };
+        if members.wait_for(alone).await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
