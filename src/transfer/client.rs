@@ -28,7 +28,7 @@ use super::wire::{
 use super::{Error, FRAME_BYTES_MAX, HeldPart, MESSAGE_BYTES_MAX, Result, STALL};
 
 /// Frames between the source and the connection: with the connection's own window, all that a stream keeps in memory.
-const FRAMES_AHEAD: usize = 2;
+const FRAMES_AHEAD: usize = 1;
 
 /// How long a holder may take to cut and sync an extent.
 const SYNC_MAX: Duration = Duration::from_secs(60);
@@ -152,7 +152,7 @@ impl Client {
     ) -> Result<StoredExtent> {
         let (steps, outbound) = mpsc::channel(FRAMES_AHEAD);
         let header = proto::ExtentHeader { id: id_to_wire(id), hash_state: state_to_wire(resume) };
-        steps.try_send(write_step(Step::Header(header))).expect("the channel is empty");
+        let _room = steps.send(write_step(Step::Header(header))).await;
         let mut peer = self.peer(node)?;
         let call = peer.write_extent(ReceiverStream::new(outbound));
         let mut replies = within(STALL, node, call).await?.into_inner();

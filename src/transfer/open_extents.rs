@@ -35,14 +35,18 @@ impl OpenExtents {
     /// Takes an extent for writing, or `None` if somebody has it already.
     #[must_use]
     pub fn open(&self, id: ExtentId) -> Option<OpenExtent> {
-        let fresh = self.0.ids.lock().expect("no panic under this lock").insert(id);
+        let fresh = self.ids().insert(id);
         fresh.then(|| OpenExtent { set: self.clone(), id })
     }
 
     /// Whether somebody is writing the extent.
     #[must_use]
     pub fn contains(&self, id: ExtentId) -> bool {
-        self.0.ids.lock().expect("no panic under this lock").contains(&id)
+        self.ids().contains(&id)
+    }
+
+    fn ids(&self) -> std::sync::MutexGuard<'_, BTreeSet<ExtentId>> {
+        self.0.ids.lock().expect("no panic under this lock")
     }
 
     /// Waits until nobody is writing the extent.
@@ -58,7 +62,7 @@ impl OpenExtents {
 
 impl Drop for OpenExtent {
     fn drop(&mut self) {
-        self.set.0.ids.lock().expect("no panic under this lock").remove(&self.id);
+        self.set.ids().remove(&self.id);
         self.set.0.closed.send_modify(|count| *count = count.wrapping_add(1));
     }
 }

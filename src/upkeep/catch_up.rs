@@ -39,6 +39,7 @@ impl Upkeep {
             self.0.progress.send_if_modified(|progress| {
                 let now = work.progress();
                 let is_news = *progress != now;
+                self.0.metrics.set_progress(&now);
                 *progress = now;
                 is_news
             });

@@ -9,6 +9,7 @@
 
 mod backlog;
 mod catch_up;
+mod metrics;
 mod reap;
 mod survey;
 
@@ -99,6 +100,7 @@ struct Inner {
     parts: Parts,
     progress: watch::Sender<Progress>,
     survey: watch::Sender<Survey>,
+    metrics: metrics::Metrics,
 }
 
 impl Upkeep {
@@ -106,7 +108,12 @@ impl Upkeep {
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
         let (progress, survey) = (watch::Sender::default(), watch::Sender::default());
-        Self(Arc::new(Inner { config, parts, progress, survey }))
+        Self(Arc::new(Inner { config, parts, progress, survey, metrics: metrics::Metrics::default() }))
+    }
+
+    /// Registers this module's metrics.
+    pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.0.metrics.register(registry);
     }
 
     /// Follows how far this node is with fetching what it should hold.

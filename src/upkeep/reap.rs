@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::blob::Item;
 use crate::oci::ExtentId;
 
 use super::Upkeep;
+
+/// Extents removed in one go.
+const REAPED_MAX: usize = 256;
 
 impl Upkeep {
     /// Looks now and then for extents on this disk that no session lists, and removes them after the grace. Never ends.
@@ -35,14 +39,24 @@ impl Upkeep {
         if old.is_empty() {
             return Ok(());
         }
+        let mut permits = Vec::new();
+        for id in old.into_iter().take(REAPED_MAX) {
+            permits.extend(parts.blobs.permit_delete(Item::Extent(id)).await.map(|permit| (id, permit)));
+        }
+        if permits.is_empty() {
+            return Ok(());
+        }
+        // Asked for with the locks held: who wants to list one of these now must ask this node again first.
         let view = parts.meta.confirm().await;
         if !view.fresh {
             return Ok(());
         }
-        let free: Vec<ExtentId> =
-            old.into_iter().filter(|id| !view.state.extent_is_listed(*id) && !parts.replicas.is_open(*id)).collect();
-        tracing::info!(extents = free.len(), "removing extents that no session lists");
-        parts.blobs.remove_extents(&free).await
+        permits.retain(|(id, _)| !view.state.extent_is_listed(*id) && !parts.replicas.is_open(*id));
+        tracing::info!(extents = permits.len(), "removing extents that no session lists");
+        for (_, permit) in permits {
+            parts.blobs.delete(permit).await?;
+        }
+        Ok(())
     }
 }
 

@@ -47,6 +47,7 @@ impl Upkeep {
     pub async fn survey_copies(self) {
         loop {
             let survey = self.survey_once().await;
+            self.0.metrics.set_survey(&survey);
             self.0.survey.send_replace(survey);
             let gaps = survey.under_replicated + survey.lost > 0;
             sleep(if gaps { SOON.min(self.0.config.survey_every) } else { self.0.config.survey_every }).await;
