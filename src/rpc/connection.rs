@@ -29,6 +29,9 @@ use super::peers::{FRAME_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use super::server::Shared;
 use super::{Lane, PeerIdentity};
 
+/// Calls that the far end may take back before they were looked at.
+const RESETS_MAX: usize = 1024;
+
 /// Headers a request may have, in bytes: gRPC needs a few hundred.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// How long a connection may go on after it was told to end, when nothing runs on it that should.
@@ -71,6 +74,8 @@ pub(super) async fn serve(
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(if stranger { 16 } else { shared.limits.streams_max })
         .max_header_list_size(HEADER_BYTES_MAX)
+        // Callers give up by the dozen while this node is paused or overloaded; that must not cost the connection.
+        .max_pending_accept_reset_streams(if stranger { 20 } else { RESETS_MAX })
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
         .max_frame_size(if stranger { 1 << 14 } else { FRAME_BYTES_MAX });

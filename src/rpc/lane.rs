@@ -46,12 +46,13 @@ impl Lane {
 
     /// Bytes that may be under way unread on one stream, and on one connection.
     ///
-    /// Bulk: 8 MiB keep a link of 500 Mbit/s and 130 ms round trip full. The others carry small messages.
+    /// Bulk: a stream whose reader is slow holds back its own 1 MiB and no more, so that it takes thirty such readers to
+    /// hold up the others on the connection, and memory stays small. The others carry small messages.
     pub(super) const fn windows(self) -> (u32, u32) {
         match self {
             Self::Raft => (4 << 20, 8 << 20),
             Self::Control => (1 << 20, 4 << 20),
-            Self::Bulk => (8 << 20, 32 << 20),
+            Self::Bulk => (1 << 20, 32 << 20),
         }
     }
 }
