@@ -63,7 +63,11 @@ pub(crate) async fn quorum_lost(setup: &Setup) -> Result<()> {
         let began = Instant::now();
         let status = cluster.status(survivor).await?;
         ensure!(began.elapsed() <= Duration::from_secs(2), "status took {:?}", began.elapsed());
-        ensure!(status["leader"].is_null(), "status names a leader without a quorum");
+        ensure!(status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3), "status forgets the dead: {status}");
+        until("status without a leader", Duration::from_secs(10), async || {
+            cluster.status(survivor).await.is_ok_and(|status| status["leader"].is_null())
+        })
+        .await?;
         cluster.start_node(dead[0])?;
         let path = "/v2/chaos/i7/blobs/uploads/";
         let back = until("writes after one node came back", Duration::from_secs(20), async || {
