@@ -134,14 +134,16 @@ impl Core {
         let metrics = self.raft_metrics();
         let current = self.published.current();
         let voter = metrics.membership_config.membership().voter_ids().any(|id| id == self.me.0);
+        let lost = self.freshness.is_lost();
         Status {
             cluster: self.cluster,
             me: self.me,
             // A leader without a quorum is none, and openraft names a silent one until another is elected.
-            leader: metrics.current_leader.map(NodeId).filter(|_| !self.freshness.is_lost()),
+            leader: metrics.current_leader.map(NodeId).filter(|_| !lost),
             term: metrics.current_term,
             role: if voter { Role::Voter } else { Role::Learner },
             state: match metrics.state {
+                ServerState::Leader if lost => RaftState::Candidate,
                 ServerState::Leader => RaftState::Leader,
                 ServerState::Candidate => RaftState::Candidate,
                 _ => RaftState::Follower,
