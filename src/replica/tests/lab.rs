@@ -206,7 +206,7 @@ impl Lab {
         self.nodes.iter().find(|node| node.id == NodeId(id)).unwrap()
     }
 
-    /// Cuts a node off; everyone knows at once if `known`.
+    /// Cuts a node off; nobody is told.
     pub(crate) fn cut(&self, id: u64) {
         self.node(id).wire.carry.send_replace(Carry::Cut);
     }
