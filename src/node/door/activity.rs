@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Limits;
+use super::head_scan::HeadScan;
 
 /// Nothing of the kind is going on.
 const NEVER: u64 = u64::MAX;
@@ -33,6 +34,12 @@ pub(super) struct Activity {
     /// The client takes nothing.
     blocked_since: AtomicU64,
     moved_at: AtomicU64,
+    /// Requests begun so far.
+    requests: AtomicUsize,
+    /// The body of the last request has not been read to its end: what arrives is not a head.
+    body_open: AtomicBool,
+    /// The head that just arrived gives its body two lengths.
+    two_lengths: AtomicBool,
 }
 
 /// What should become of a connection.
@@ -58,6 +65,9 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(NEVER),
             moved_at: AtomicU64::new(0),
+            requests: AtomicUsize::new(0),
+            body_open: AtomicBool::new(false),
+            two_lengths: AtomicBool::new(false),
         })
     }
 
@@ -70,8 +80,20 @@ impl Activity {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.head_since.store(NEVER, Ordering::Relaxed);
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.body_open.store(true, Ordering::Relaxed);
         self.moved();
         InFlight(Arc::clone(self))
+    }
+
+    /// Notes that the last request's body was read to its end.
+    pub(super) fn body_ended(&self) {
+        self.body_open.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the head that just arrived gives its body two lengths.
+    pub(super) fn has_two_lengths(&self) -> bool {
+        self.two_lengths.load(Ordering::Relaxed)
     }
 
     /// Notes that a body moved on, in or out.
@@ -144,11 +166,31 @@ impl Drop for InFlight {
 pub(super) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
+    /// The scan of a head, and how many requests came before it.
+    scan: (HeadScan, usize),
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+        Self { stream, activity, scan: (HeadScan::default(), 0) }
+    }
+}
+
+impl<S> Watched<S> {
+    /// Looks at what arrived if it belongs to a head. One that begins in the same read as the end of the body before it is
+    /// left to hyper, which is safe, if less strict.
+    fn scan(&mut self, bytes: &[u8]) {
+        let activity = &self.activity;
+        if activity.body_open.load(Ordering::Relaxed) || activity.multiplexed.load(Ordering::Relaxed) {
+            return;
+        }
+        let requests = activity.requests.load(Ordering::Relaxed);
+        if self.scan.1 != requests {
+            self.scan = (HeadScan::default(), requests);
+        }
+        if self.scan.0.feed(bytes) {
+            activity.two_lengths.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -158,6 +200,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.activity.received();
+            self.scan(&buffer.filled()[before..]);
         }
         polled
     }

@@ -29,7 +29,13 @@ pub(super) struct Paced<B> {
 }
 
 impl<B> Paced<B> {
-    pub(super) fn new(body: B, activity: Arc<Activity>, allowance: Duration) -> Self {
+    pub(super) fn new(body: B, activity: Arc<Activity>, allowance: Duration) -> Self
+    where
+        B: Body,
+    {
+        if body.is_end_stream() {
+            activity.body_ended();
+        }
         Self { body, activity, allowance, left: allowance, received: 0, waiting: None }
     }
 
@@ -55,10 +61,16 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Paced<B> {
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.arrived(frame.data_ref().map_or(0, Bytes::len));
+                if this.body.is_end_stream() {
+                    this.activity.body_ended();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.activity.body_ended();
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 let left = this.left;
                 let begin = || (Instant::now(), Box::pin(tokio::time::sleep(left)));

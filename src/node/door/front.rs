@@ -57,6 +57,11 @@ impl Front {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = match refuse(&request) {
             Some(refused) => refused,
+            None if activity.has_two_lengths() => {
+                let mut refused = refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the body has two lengths");
+                refused.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+                refused
+            }
             None => {
                 let request = request.map(|body| Body::new(Paced::new(body, activity, self.stall_timeout)));
                 self.route(request).await

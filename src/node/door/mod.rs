@@ -8,6 +8,7 @@
 mod activity;
 mod body;
 mod front;
+mod head_scan;
 mod metrics;
 mod tls;
 

@@ -169,3 +169,18 @@ async fn draining_finishes_open_requests_and_ends() {
     rest(&mut idle).await;
     tokio::time::timeout(Duration::from_secs(10), running.serving).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_body_with_two_lengths_is_refused_on_every_request_and_the_connection_closed() {
+    let running = open(limits()).await;
+    let twice = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert!(rest(&mut running.send(twice).await).await.starts_with("HTTP/1.1 400"));
+    let good = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 27\r\n\r\n\ncontent-length: 1\n\n\nabcdef";
+    let mut stream = running.send(good).await;
+    let mut echo = Vec::new();
+    while !echo.ends_with(b"abcdef") {
+        stream.read_buf(&mut echo).await.unwrap();
+    }
+    stream.write_all(twice.as_bytes()).await.unwrap();
+    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 400"));
+}
