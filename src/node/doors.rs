@@ -55,8 +55,7 @@ impl Doors {
             let listener = env.net.bind(address).await.map_err(listen)?;
             let bound = listener.local_address().map_err(listen)?;
             let routes = Routes::new(starting_registry(), rest);
-            let front =
-                Front { routes: routes.clone(), metrics: counts.clone(), stall_timeout: limits.stall_timeout };
+            let front = Front { routes: routes.clone(), metrics: counts.clone(), stall_timeout: limits.stall_timeout };
             let (tls, limits, opening) = (tls.clone(), limits.clone(), receiver.clone());
             let (open, door) = (open.clone(), Door { listener, tls, limits, front, opening });
             tasks.critical(name, async move {

@@ -25,7 +25,8 @@ pub(super) struct RaftThreads(Option<Runtime>);
 
 impl RaftThreads {
     pub(super) fn start() -> std::io::Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("rafthold-raft").enable_all().build()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(2).thread_name("rafthold-raft").enable_all().build()?;
         Ok(Self(Some(runtime)))
     }
 

@@ -59,7 +59,9 @@ async fn reload(node: &Node, hangup: &mut Signal) -> std::convert::Infallible {
         }
         match node.parts.auth.reload().await {
             Ok(()) => tracing::info!("users read again"),
-            Err(error) => tracing::warn!(error = crate::rpc::describe(&error), "users could not be read: the old ones stay"),
+            Err(error) => {
+                tracing::warn!(error = crate::rpc::describe(&error), "users could not be read: the old ones stay")
+            }
         }
     }
 }

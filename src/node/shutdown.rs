@@ -62,9 +62,8 @@ impl Node {
     async fn nobody_left(&self) {
         let me = self.id();
         let mut members = self.parts.gossip.members();
-        let alone = |members: &Arc<Members>| {
-            members.iter().all(|(id, member)| *id == me || member.liveness == Liveness::Dead)
-        };
+        let alone =
+            |members: &Arc<Members>| members.iter().all(|(id, member)| *id == me || member.liveness == Liveness::Dead);
         if members.wait_for(alone).await.is_err() {
             std::future::pending().await
         }

@@ -133,7 +133,10 @@ impl Ground {
         });
         let (db, blobs) = opened.await?;
         self.metrics.register(|registry| blobs.register_metrics(registry));
-        self.critical("blob store", { let blobs = blobs.clone(); async move { blobs.run().await } });
+        self.critical("blob store", {
+            let blobs = blobs.clone();
+            async move { blobs.run().await }
+        });
         Ok((db, blobs))
     }
 
@@ -217,16 +220,12 @@ impl Ground {
         let client = transfer::Client::new(Arc::new(peers.clone()));
         let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
         let transfer_service = transfer::Service::new(local.clone(), env.clone()).into_server();
-        let replica_parts = replica::Parts {
-            local,
-            env: env.clone(),
-            topology: meta.topology(),
-            sight: Arc::new(gossip.clone()),
-        };
+        let replica_parts =
+            replica::Parts { local, env: env.clone(), topology: meta.topology(), sight: Arc::new(gossip.clone()) };
         let replicas = Replicas::new(config.for_replica(), replica_parts);
-        let upkeep_parts =
-            upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
+        let upkeep_parts = upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
         let upkeep = Upkeep::new(upkeep::Config::default(), upkeep_parts);
+        self.metrics.register(|registry| upkeep.register_metrics(registry));
         later.set(upkeep.clone()).ok();
 
         let auth = Auth::open(config.for_auth())?;
@@ -328,7 +327,9 @@ impl Ground {
         let stop = CancellationToken::new();
         let until = |work| {
             let stopped = stop.clone();
-            async move { stopped.run_until_cancelled_owned(work).await; }
+            async move {
+                stopped.run_until_cancelled_owned(work).await;
+            }
         };
         self.tasks.background("catch up", until(Box::pin(upkeep.clone().catch_up()) as crate::env::BoxFuture<'_, ()>));
         self.tasks.background("reap", until(Box::pin(upkeep.clone().reap())));

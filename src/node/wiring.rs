@@ -12,7 +12,7 @@ use crate::gossip::{Gossip, Liveness};
 use crate::meta::command::{Command, Rejection, Response};
 use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta};
 use crate::ops::{Health, Stage};
-use crate::rpc::{Admission, AddNodeError, ClusterHooks, NodeDescription};
+use crate::rpc::{AddNodeError, Admission, ClusterHooks, NodeDescription};
 use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState};
 use crate::upkeep::Upkeep;
 
