@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use crate::auth::Auth;
 use crate::blob::BlobStore;
 use crate::config::Config;
 use crate::db::Db;
-use crate::env::Env;
+use crate::env::{BoxFuture, Env};
 use crate::gossip::Gossip;
 use crate::meta::Meta;
 use crate::ops::{AdminService, Health, Stage};
@@ -62,6 +63,16 @@ struct Place {
     metrics: rpc::Metrics,
 }
 
+/// What knows where copies are and makes more of them.
+struct Copies {
+    gossip: Gossip,
+    rounds: BoxFuture<'static, ()>,
+    replicas: Replicas,
+    upkeep: Upkeep,
+    /// What other nodes may ask of all this.
+    routes: Routes,
+}
+
 /// The server for other nodes, running.
 struct Running {
     address: SocketAddr,
@@ -100,7 +111,7 @@ impl Node {
         let assembled = async {
             let (place, running) = ground.find_place(doors.api).await?;
             health.set(Stage::Starting("log is not replayed yet"));
-            let parts = ground.assemble(place, &doors, &health, (db, blobs), running.address).await?;
+            let parts = ground.assemble(place, &doors, &health, (db, blobs)).await?;
             Ok::<_, StartError>((parts, running))
         };
         let (parts, running) = tokio::select! {
@@ -195,10 +206,9 @@ impl Ground {
         doors: &Doors,
         health: &Health,
         (db, blobs): (Db, BlobStore),
-        rpc_address: SocketAddr,
     ) -> Result<Parts, StartError> {
-        let (config, env) = (&self.config, &self.env);
-        let description = wiring::description(config, doors.api, rpc_address);
+        let config = &self.config;
+        let description = wiring::description(config, doors.api, place.server.address());
         let later: Later<Upkeep> = Later::default();
         let (meta, peers, services) = self.join_consensus(&place, &description, later.clone()).await?;
         self.tasks.critical("consensus", async move { Err::<(), _>(services.run.await) });
@@ -209,23 +219,9 @@ impl Ground {
         self.critical("certificate renewals", place.bootstrap.clone().renewals());
         self.critical("addresses", place.bootstrap.keep_addresses(peers.clone(), meta.topology()));
 
-        let gossip_parts = gossip::Parts {
-            env: env.clone(),
-            peers: peers.clone(),
-            topology: meta.topology(),
-            metrics: self.metrics.register(gossip::Metrics::new),
-        };
-        let (gossip, rounds, gossip_service) = Gossip::start(gossip::Config::default(), gossip_parts);
+        let Copies { gossip, rounds, replicas, upkeep, routes } =
+            self.find_copies(&meta, &peers, &blobs, Routes::new(services.door.raft_service()));
         later_gossip.set(gossip.clone()).ok();
-        let client = transfer::Client::new(Arc::new(peers.clone()));
-        let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
-        let transfer_service = transfer::Service::new(local.clone(), env.clone()).into_server();
-        let replica_parts =
-            replica::Parts { local, env: env.clone(), topology: meta.topology(), sight: Arc::new(gossip.clone()) };
-        let replicas = Replicas::new(config.for_replica(), replica_parts);
-        let upkeep_parts = upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
-        let upkeep = Upkeep::new(upkeep::Config::default(), upkeep_parts);
-        self.metrics.register(|registry| upkeep.register_metrics(registry));
         later.set(upkeep.clone()).ok();
 
         let auth = Auth::open(config.for_auth())?;
@@ -241,30 +237,56 @@ impl Ground {
             copies_wanted: config.storage.copies as usize,
             started: self.started,
         };
-        let mut routes = Routes::new(services.door.raft_service());
-        routes = routes.add_service(services.door.meta_service()).add_service(gossip_service);
-        routes = routes.add_service(transfer_service).add_service(AdminService::server(ops_parts.clone()));
+        let admin = AdminService::server(ops_parts.clone());
+        let routes = routes.add_service(services.door.meta_service()).add_service(admin);
         place.server.install(routes, wiring::admission(meta.clone()));
         self.critical("gossip", rounds);
         self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone(), meta.status().me));
         self.critical("own record", wiring::keep_record(meta.clone(), description));
 
-        let registry_config = config.for_registry();
-        let manifest_bytes_max = registry_config.manifest_bytes_max;
-        let registry_parts = registry::Parts { env: env.clone(), meta: meta.clone(), replicas, blobs };
-        let registry = Registry::new(registry_config, registry_parts);
-        let api_parts = api::Parts {
-            registry,
-            auth: auth.clone(),
-            seed: env.seed.clone(),
-            manifest_bytes_max,
-            metrics: self.metrics.register(api::Metrics::register),
-        };
+        let registry = self.open_registry(&auth, &meta, replicas, blobs);
         let upkeep_stop = self.start_upkeep(&upkeep);
-        doors.install(api::router(api_parts), ops::router(ops_parts));
+        doors.install(registry, ops::router(ops_parts));
         let ready = wiring::become_ready(meta.clone(), gossip.clone(), health.clone());
         self.tasks.background("readiness", ready);
         Ok(Parts { meta, gossip, auth, db, upkeep_stop })
+    }
+
+    /// Builds what knows where copies are and makes more of them.
+    fn find_copies(&self, meta: &Meta, peers: &Peers, blobs: &BlobStore, raft: Routes) -> Copies {
+        let env = &self.env;
+        let gossip_parts = gossip::Parts {
+            env: env.clone(),
+            peers: peers.clone(),
+            topology: meta.topology(),
+            metrics: self.metrics.register(gossip::Metrics::new),
+        };
+        let (gossip, rounds, gossip_service) = Gossip::start(gossip::Config::default(), gossip_parts);
+        let client = transfer::Client::new(Arc::new(peers.clone()));
+        let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
+        let transfer_service = transfer::Service::new(local.clone(), env.clone()).into_server();
+        let replica_parts =
+            replica::Parts { local, env: env.clone(), topology: meta.topology(), sight: Arc::new(gossip.clone()) };
+        let replicas = Replicas::new(self.config.for_replica(), replica_parts);
+        let upkeep_parts = upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
+        let upkeep = Upkeep::new(upkeep::Config::default(), upkeep_parts);
+        self.metrics.register(|registry| upkeep.register_metrics(registry));
+        let routes = raft.add_service(gossip_service).add_service(transfer_service);
+        Copies { gossip, rounds: Box::pin(rounds), replicas, upkeep, routes }
+    }
+
+    /// Builds the registry and the routes to it.
+    fn open_registry(&self, auth: &Auth, meta: &Meta, replicas: Replicas, blobs: BlobStore) -> Router {
+        let config = self.config.for_registry();
+        let manifest_bytes_max = config.manifest_bytes_max;
+        let parts = registry::Parts { env: self.env.clone(), meta: meta.clone(), replicas, blobs };
+        api::router(api::Parts {
+            registry: Registry::new(config, parts),
+            auth: auth.clone(),
+            seed: self.env.seed.clone(),
+            manifest_bytes_max,
+            metrics: self.metrics.register(api::Metrics::register),
+        })
     }
 
     /// Opens the agreed state and takes part in it.
@@ -331,7 +353,7 @@ impl Ground {
                 stopped.run_until_cancelled_owned(work).await;
             }
         };
-        self.tasks.background("catch up", until(Box::pin(upkeep.clone().catch_up()) as crate::env::BoxFuture<'_, ()>));
+        self.tasks.background("catch up", until(Box::pin(upkeep.clone().catch_up()) as BoxFuture<'_, ()>));
         self.tasks.background("reap", until(Box::pin(upkeep.clone().reap())));
         self.tasks.background("survey", until(Box::pin(upkeep.clone().survey_copies())));
         stop
