@@ -58,8 +58,7 @@ impl Client {
     pub(crate) async fn send(
         &self,
         node: usize,
-        method: Method,
-        path: &str,
+        (method, path): (Method, &str),
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer> {
@@ -97,7 +96,7 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, node: usize, path: &str) -> Result<Answer> {
-        self.send(node, Method::GET, path, &[], Bytes::new()).await
+        self.send(node, (Method::GET, path), &[], Bytes::new()).await
     }
 
     /// Pulls a whole body and checks it against its digest; `Ok(None)` is any status but 200.

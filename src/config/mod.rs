@@ -336,6 +336,10 @@ impl Config {
     }
 
     /// Prints every setting as TOML; it holds no secrets, only the names of files that do.
+    ///
+    /// # Panics
+    ///
+    /// Never: every setting has a form in TOML.
     #[must_use]
     pub fn show(&self) -> String {
         toml::to_string(self).expect("a configuration prints as TOML")

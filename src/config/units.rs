@@ -51,7 +51,8 @@ pub(super) mod size {
 
     /// Prints a size in the largest unit that leaves no rest.
     pub(crate) fn print(bytes: u64) -> String {
-        let (name, unit) = UNITS.iter().find(|(_, unit)| bytes != 0 && bytes % unit == 0).unwrap_or(&("B", 1));
+        let (name, unit) =
+            UNITS.iter().find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit)).unwrap_or(&("B", 1));
         format!("{}{name}", bytes / unit)
     }
 

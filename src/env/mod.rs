@@ -140,11 +140,19 @@ impl Seed {
     }
 
     /// Fills `bytes`.
+    ///
+    /// # Panics
+    ///
+    /// Only if a draw has panicked before.
     pub fn fill(&self, bytes: &mut [u8]) {
         self.0.lock().expect("no panic while drawing").fill_bytes(bytes);
     }
 
     /// Draws 64 bits.
+    ///
+    /// # Panics
+    ///
+    /// Only if a draw has panicked before.
     #[must_use]
     pub fn draw_u64(&self) -> u64 {
         self.0.lock().expect("no panic while drawing").next_u64()

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// Describes `/api/v1` and its neighbours as OpenAPI 3.1.
+/// Describes `/api/v1` and its neighbours as `OpenAPI` 3.1.
 pub(super) fn description() -> Value {
     json!({
         "openapi": "3.1.0",

@@ -56,7 +56,11 @@ impl Metrics {
         register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Prints all metrics in the OpenMetrics text format.
+    /// Prints all metrics in the `OpenMetrics` text format.
+    ///
+    /// # Panics
+    ///
+    /// Never: a string takes every text.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = String::new();

@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::RngCore;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
@@ -56,7 +57,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 
 fn write_secret(path: &Path) -> Result<()> {
     let mut secret = [0; 32];
-    rand::rng().fill_bytes(&mut secret);
+    StdRng::from_os_rng().fill_bytes(&mut secret);
     let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
     std::io::Write::write_all(&mut file, &secret)?;
     Ok(())

@@ -28,14 +28,14 @@ pub(crate) async fn everything_killed(setup: &Setup, count: usize) -> Result<()>
         // The last write before the kill: acknowledged, and perhaps not yet known as committed by anyone but the leader.
         for value in [round * 2, round * 2 + 1] {
             let headers = [("content-type", INDEX)];
-            let answer = client.send(leader, Method::PUT, "/v2/chaos/p2/manifests/t", &headers, body(value)).await?;
+            let answer = client.send(leader, (Method::PUT, "/v2/chaos/p2/manifests/t"), &headers, body(value)).await?;
             anyhow::ensure!(answer.status == 201, "write before the kill: {}", answer.status);
         }
         for node in 0..cluster.len() {
             cluster.kill(node).await?;
         }
         cluster.start_node(leader)?;
-        let alone = std::time::Instant::now();
+        let alone = tokio::time::Instant::now();
         let (mut refused, mut warned, mut fresh) = (0, 0, 0);
         let mut others_started = false;
         let wanted = body(round * 2 + 1);

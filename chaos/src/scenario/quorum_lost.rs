@@ -55,7 +55,7 @@ pub(crate) async fn quorum_lost(setup: &Setup) -> Result<()> {
         ensure!(warnings > 0, "tags were served without a warning while no quorum was there");
         let began = Instant::now();
         let path = "/v2/chaos/i7/blobs/uploads/";
-        let answer = client.send(survivor, Method::POST, path, &[], Bytes::new()).await?;
+        let answer = client.send(survivor, (Method::POST, path), &[], Bytes::new()).await?;
         let took = began.elapsed();
         ensure!(answer.status == 503, "write without a quorum: {}", answer.status);
         ensure!(answer.header("retry-after").is_some(), "503 without Retry-After");
@@ -71,7 +71,10 @@ pub(crate) async fn quorum_lost(setup: &Setup) -> Result<()> {
         cluster.start_node(dead[0])?;
         let path = "/v2/chaos/i7/blobs/uploads/";
         let back = until("writes after one node came back", Duration::from_secs(20), async || {
-            client.send(survivor, Method::POST, path, &[], Bytes::new()).await.is_ok_and(|answer| answer.status == 202)
+            client
+                .send(survivor, (Method::POST, path), &[], Bytes::new())
+                .await
+                .is_ok_and(|answer| answer.status == 202)
         })
         .await?;
         println!(

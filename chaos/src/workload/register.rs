@@ -55,7 +55,7 @@ async fn write(client: &Client, ledger: &Ledger, node: usize, path: &str, value:
         "schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {"value": value.to_string()},
     });
     let what = format!("PUT {path} at node {}", node + 1);
-    match client.send(node, Method::PUT, path, &[("content-type", INDEX)], Bytes::from(body.to_string())).await {
+    match client.send(node, (Method::PUT, path), &[("content-type", INDEX)], Bytes::from(body.to_string())).await {
         Ok(answer) if answer.status == 201 => {
             ledger.wrote();
             Some(true)

@@ -83,12 +83,15 @@ pub(super) enum Write {
     },
 }
 
+/// Told of entries and where they lie.
+pub(super) type Placed = Box<dyn Fn(&[(EntryId, Place)]) + Send>;
+
 /// What the writer reports while it works.
 pub(super) struct Hooks {
     /// Filled with the segments' files.
     pub(super) files: Files,
     /// Entries became durable at these places.
-    pub(super) placed: Box<dyn Fn(&[(EntryId, Place)]) + Send>,
+    pub(super) placed: Placed,
     /// A sync took this long.
     pub(super) synced: Box<dyn Fn(Duration) + Send>,
 }

@@ -140,14 +140,17 @@ fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
 /// Counts open connections, in all and per address.
 struct Room {
     all: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    by_address: Arc<ByAddress>,
     per_address_max: u32,
 }
+
+/// Open connections of each client address.
+type ByAddress = Mutex<HashMap<IpAddr, u32>>;
 
 /// One connection's place; leaving is dropping it.
 struct Place {
     _all: OwnedSemaphorePermit,
-    by_address: Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, u32>>>)>,
+    by_address: Option<(IpAddr, Arc<ByAddress>)>,
 }
 
 impl Room {
