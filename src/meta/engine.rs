@@ -29,8 +29,8 @@ pub struct Hooks {
     pub random: Arc<dyn Fn() -> u128 + Send + Sync>,
     /// Wall-clock seconds since 1970, for display.
     pub wall_seconds: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Whether every manifest body that the applied state names lies on this node (P12).
-    pub bodies_complete: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether every manifest body that the state names which is applied up to the given log index lies on this node (P12).
+    pub bodies_complete: Arc<dyn Fn(u64) -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Hooks {
@@ -113,7 +113,7 @@ impl Core {
         Report {
             applied: current.index,
             state_hash: current.state.hash(),
-            bodies_complete: (self.hooks.bodies_complete)(),
+            bodies_complete: (self.hooks.bodies_complete)(current.index),
         }
     }
 
@@ -154,7 +154,7 @@ impl Core {
             snapshot: metrics.snapshot.map_or(0, |id| id.index),
             fresh: self.freshness.is_fresh(),
             diverged: self.diverged.load(Ordering::Relaxed),
-            bodies_complete: (self.hooks.bodies_complete)(),
+            bodies_complete: (self.hooks.bodies_complete)(current.index),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::topology::{NodeId, NodeState, Topology};
 
 use super::command::Command;
 use super::engine::Core;
+use super::followers::Report;
 use super::types::Metrics as RaftMetrics;
 
 /// How often the leader looks.
@@ -120,6 +121,11 @@ fn situation(metrics: &RaftMetrics, topology: &Topology, is_ready: impl Fn(u64) 
     }
 }
 
+/// Whether a node said that it has every body of a state that is almost the newest.
+const fn is_complete(report: &Report, last: u64) -> bool {
+    report.bodies_complete && report.applied.saturating_add(LAG_MAX) >= last
+}
+
 impl Core {
     /// Looks after membership, the opening of the registry and expired sessions, while this node leads; for ever.
     pub(super) async fn keep_members(&self) {
@@ -140,7 +146,8 @@ impl Core {
         let metrics = self.raft_metrics();
         // One change at a time: the last one must be committed before the next is proposed.
         if metrics.membership_config == metrics.committed_membership_config {
-            let complete = |id: u64| self.followers.report(id).is_some_and(|report| report.bodies_complete);
+            let last = metrics.last_log_index.unwrap_or(0);
+            let complete = |id: u64| self.followers.report(id).is_some_and(|report| is_complete(&report, last));
             if let Some(step) = situation(&metrics, &state.topology(), complete).step() {
                 self.take(step).await;
             }
@@ -247,6 +254,14 @@ mod tests {
         check(&situation, None);
         situation.ready.insert(3);
         check(&situation, Some(Step::SetVoters(set(&[1, 2, 3]))));
+    }
+
+    #[test]
+    fn bodies_that_are_complete_for_an_old_state_do_not_count() {
+        let report = |applied, bodies_complete| Report { applied, state_hash: 0, bodies_complete };
+        assert!(is_complete(&report(100, true), 100 + LAG_MAX));
+        assert!(!is_complete(&report(99, true), 100 + LAG_MAX));
+        assert!(!is_complete(&report(200, false), 100));
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl TestCluster {
         let hooks = Hooks {
             random: Arc::new(move || seed.draw_u128()),
             wall_seconds: Arc::new(|| 1_700_000_000),
-            bodies_complete: Arc::new(move || complete.load(Ordering::Relaxed)),
+            bodies_complete: Arc::new(move |_| complete.load(Ordering::Relaxed)),
         };
         let bootstrap = (id == 1).then(|| Bootstrap { nodes_expected: self.expected, add_me: add_node(1) });
         let options = Options {

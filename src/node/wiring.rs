@@ -34,8 +34,8 @@ pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>) -> Hooks {
     Hooks {
         random: Arc::new(move || seed.draw_u128()),
         wall_seconds: Arc::new(move || clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
-        bodies_complete: Arc::new(move || {
-            upkeep.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete())
+        bodies_complete: Arc::new(move |applied| {
+            upkeep.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete(applied))
         }),
     }
 }

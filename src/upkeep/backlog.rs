@@ -46,9 +46,18 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Adds content unless it is known; news go first. False if the queue is full.
+    /// Adds content unless it is known; news go first, and what was a blob may turn out to be a body too. False if the
+    /// queue is full.
     pub(super) fn add(&mut self, want: Want, news: bool) -> bool {
-        if self.entries.contains_key(&want.digest) {
+        if let Some(entry) = self.entries.get_mut(&want.digest) {
+            if want.body && !entry.want.body {
+                entry.want.body = true;
+                self.missing_bodies += 1;
+                // Its place among the blobs is passed over once it runs.
+                if entry.state == EntryState::Queued {
+                    self.bodies.push_front(want.digest);
+                }
+            }
             return true;
         }
         if self.entries.len() >= BACKLOG_MAX {
@@ -70,7 +79,7 @@ impl Backlog {
         let due = |entry: &Entry| matches!(entry.state, EntryState::Waiting { until } if until <= now);
         for queue in [&mut self.bodies, &mut self.blobs] {
             while let Some(digest) = queue.pop_front() {
-                if let Some(entry) = self.entries.get_mut(&digest) {
+                if let Some(entry) = self.entries.get_mut(&digest).filter(|entry| entry.state == EntryState::Queued) {
                     entry.state = EntryState::Running;
                     return Some(entry.want.clone());
                 }
@@ -165,6 +174,20 @@ mod tests {
         assert_eq!((backlog.len(), backlog.missing_bodies()), (1, 1));
         backlog.settle(&body.digest);
         assert_eq!((backlog.len(), backlog.missing_bodies(), backlog.take(now)), (0, 0, None));
+    }
+
+    #[test]
+    fn a_queued_blob_that_is_wanted_as_a_body_becomes_one() {
+        let mut backlog = Backlog::default();
+        let now = Instant::now();
+        backlog.add(want("other", false), true);
+        backlog.add(want("both", false), false);
+        backlog.add(want("both", true), false);
+        assert_eq!(backlog.missing_bodies(), 1);
+        let order: Vec<_> = std::iter::from_fn(|| backlog.take(now)).collect();
+        assert_eq!(order, [want("both", true), want("other", false)]);
+        backlog.settle(&want("both", true).digest);
+        assert_eq!((backlog.len(), backlog.missing_bodies()), (1, 0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -47,6 +47,16 @@ impl Upkeep {
                 while let Some(ended) = work.fetches.try_join_next() {
                     work.end(unwind(ended));
                 }
+                // News of copies that went must not be lost while a long comparison runs.
+                for _ in 0..PAGE {
+                    match events.try_recv() {
+                        Ok(event) => work.take(&parts.meta.local(), event).await,
+                        Err(TryRecvError::Lagged(_)) => work.lose_track(),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Closed) => return,
+                    }
+                }
+                tokio::task::yield_now().await;
                 continue;
             }
             // While all fetches are taken, nothing that is due could begin.
@@ -60,11 +70,8 @@ impl Upkeep {
                     work.backlog.hasten(Instant::now());
                 }
                 event = events.recv() => match event {
-                    Ok(Event::Quarantined { digest } | Event::Removed { digest }) => {
-                        work.look_again(&parts.meta.local(), &digest).await;
-                    }
-                    Ok(Event::Added { digest, .. }) => work.arrived(&digest),
-                    Err(RecvError::Lagged(_)) => work.compare_again(),
+                    Ok(event) => work.take(&parts.meta.local(), event).await,
+                    Err(RecvError::Lagged(_)) => work.lose_track(),
                     Err(RecvError::Closed) => return,
                 },
                 () = sleep_until(due) => {}
@@ -86,7 +93,10 @@ pub(super) struct CatchUp {
     /// Content linked up to this log index has been looked at, or is covered by the comparison under way.
     followed: Option<u64>,
     comparison: Comparison,
+    /// Whether another comparison is due after the one under way: none is cut short, so each comes to its end.
+    again: bool,
     done: u64,
+    /// Whether a comparison has ended since track was last lost.
     compared: bool,
     last_error: Option<String>,
 }
@@ -107,6 +117,7 @@ impl CatchUp {
             fetches: JoinSet::new(),
             followed: None,
             comparison: Comparison::At(None),
+            again: false,
             done: 0,
             compared: false,
             last_error: None,
@@ -116,18 +127,16 @@ impl CatchUp {
     /// Looks at what was linked since the last call.
     pub(super) async fn follow(&mut self, state: &State, index: u64) {
         let Some(followed) = self.followed.replace(index).filter(|followed| *followed < index) else { return };
-        let Some(contents) = state.contents_since(followed) else {
-            self.compare_again();
+        // What was compared with an empty state says nothing of the one that came in its place.
+        let contents = if followed == 0 { None } else { state.contents_since(followed) };
+        // After a gap a comparison reads the same in pages, without one queue entry for each.
+        let Some(contents) = contents.filter(|contents| contents.len() <= PAGE * 4) else {
+            self.lose_track();
             return;
         };
-        // After a gap a comparison reads the same in pages, without one queue entry for each.
-        if contents.len() > PAGE * 4 {
-            self.compare_again();
-            return;
-        }
         for content in contents {
             if self.lacks(&content).await && !self.backlog.add(want(&content), true) {
-                self.compare_again();
+                self.lose_track();
                 return;
             }
         }
@@ -141,8 +150,12 @@ impl CatchUp {
         }
         let page = state.contents(after.as_ref(), PAGE);
         let Some(last) = page.last().map(|content| content.digest.clone()) else {
-            self.comparison = Comparison::Idle;
-            self.compared = true;
+            if std::mem::take(&mut self.again) {
+                self.comparison = Comparison::At(None);
+            } else {
+                self.comparison = Comparison::Idle;
+                self.compared = true;
+            }
             return;
         };
         for content in page {
@@ -210,7 +223,15 @@ impl CatchUp {
             && self.lacks(&content).await
             && !self.backlog.add(want(&content), true)
         {
-            self.compare_again();
+            self.lose_track();
+        }
+    }
+
+    /// Takes note of what became of a copy here.
+    async fn take(&mut self, state: &State, event: Event) {
+        match event {
+            Event::Quarantined { digest } | Event::Removed { digest } => self.look_again(state, &digest).await,
+            Event::Added { digest, .. } => self.arrived(&digest),
         }
     }
 
@@ -219,8 +240,19 @@ impl CatchUp {
         self.backlog.settle(digest);
     }
 
+    /// Compares everything once more, after the comparison under way.
     fn compare_again(&mut self) {
-        self.comparison = Comparison::At(None);
+        match self.comparison {
+            Comparison::At(None) => {}
+            Comparison::At(Some(_)) => self.again = true,
+            Comparison::Idle => self.comparison = Comparison::At(None),
+        }
+    }
+
+    /// Something that may be missing here was passed over: until it is compared anew, nothing is known to be complete.
+    fn lose_track(&mut self) {
+        self.compared = false;
+        self.compare_again();
     }
 
     fn is_comparing(&self) -> bool {
@@ -234,6 +266,7 @@ impl CatchUp {
             running: self.fetches.len(),
             done: self.done,
             compared: self.compared,
+            followed: self.followed.unwrap_or(0),
             last_error: self.last_error.clone(),
         }
     }

@@ -65,17 +65,19 @@ pub struct Progress {
     pub running: usize,
     /// Contents fetched since the start of the process.
     pub done: u64,
-    /// Whether everything linked has been compared with this disk since the start of the process.
+    /// Whether everything linked up to `followed` has been compared with this disk since the start of the process.
     pub compared: bool,
+    /// The log index up to which what was linked has been looked at.
+    pub followed: u64,
     /// What the last failed fetch said.
     pub last_error: Option<String>,
 }
 
 impl Progress {
-    /// Whether every manifest body is here, as far as the applied state tells (P12).
+    /// Whether every manifest body that is linked up to the log index `applied` is here (P12); never so of an empty log.
     #[must_use]
-    pub const fn bodies_are_complete(&self) -> bool {
-        self.compared && self.missing_bodies == 0
+    pub const fn bodies_are_complete(&self, applied: u64) -> bool {
+        self.compared && self.missing_bodies == 0 && self.followed > 0 && self.followed >= applied
     }
 }
 

@@ -85,11 +85,12 @@ async fn a_node_fetches_what_it_lacks_at_start_and_what_is_linked_later() {
     let manifest = lab.node(1).store(&body).await;
     ledger.put_manifest(&manifest, 2);
     let mut work = CatchUp::new(lab.node(2).replicas.clone(), lab.node(2).blobs.clone());
-    assert!(!work.progress().bodies_are_complete(), "nothing has been compared yet");
+    assert!(!work.progress().bodies_are_complete(0), "nothing has been compared yet");
     turn(&mut work, &ledger).await;
     assert!(lab.node(2).has(&old.0, &old.1).await && lab.node(2).has(&manifest, &body).await);
     let progress = work.progress();
-    assert!(progress.bodies_are_complete());
+    assert!(progress.bodies_are_complete(ledger.index));
+    assert!(!progress.bodies_are_complete(ledger.index + 1), "what came later has not been looked at");
     assert_eq!((progress.missing, progress.done), (0, 2));
     let new = link(&mut ledger, lab.node(1), 2).await;
     turn(&mut work, &ledger).await;
@@ -116,6 +117,25 @@ async fn blobs_go_where_placement_wants_them_and_bodies_everywhere() {
             assert_eq!(node.has(digest, bytes).await, node.replicas.is_wanted_here(digest));
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_compared_with_the_empty_state_does_not_count_later() {
+    let lab = Lab::start(2).await;
+    let mut work = CatchUp::new(lab.node(2).replicas.clone(), lab.node(2).blobs.clone());
+    let empty = State::default();
+    work.follow(&empty, 0).await;
+    work.compare(&empty).await;
+    assert!(!work.progress().bodies_are_complete(0), "an empty log says nothing");
+    let mut ledger = Ledger::new();
+    let body = Bytes::from_static(b"{}");
+    let manifest = lab.node(1).store(&body).await;
+    ledger.put_manifest(&manifest, 2);
+    work.follow(&ledger.state, ledger.index).await;
+    assert!(!work.progress().bodies_are_complete(ledger.index));
+    turn(&mut work, &ledger).await;
+    assert!(work.progress().bodies_are_complete(ledger.index));
+    assert!(lab.node(2).has(&manifest, &body).await);
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl Node {
             hooks: meta::Hooks {
                 random: Arc::new(move || seed.draw_u128()),
                 wall_seconds: Arc::new(|| 0),
-                bodies_complete: Arc::new(|| true),
+                bodies_complete: Arc::new(|_| true),
             },
             metrics: meta::Metrics::default(),
             runtime: tokio::runtime::Handle::current(),
