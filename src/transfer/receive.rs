@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::blob::{Error as BlobError, ExtentWriter, StoredExtent};
 
@@ -45,6 +45,16 @@ pub(super) enum Received {
 
 /// Writes the steps' bytes until the end or a break, telling `report` several times a second how far it is.
 pub(super) async fn receive(
+    writer: ExtentWriter,
+    steps: impl Stream<Item = Result<Step, Broken>> + Unpin,
+    report: impl Fn(u64),
+) -> Received {
+    receive_within(SILENCE_MAX, writer, steps, report).await
+}
+
+/// The same from a sender that is never silent for as long as `silence`.
+async fn receive_within(
+    silence: Duration,
     mut writer: ExtentWriter,
     mut steps: impl Stream<Item = Result<Step, Broken>> + Unpin,
     report: impl Fn(u64),
@@ -53,25 +63,30 @@ pub(super) async fn receive(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Counted here: the writer collects small frames, so what it has written lags behind a sender that pauses.
     let mut taken = 0;
+    let mut heard = Instant::now();
     let cut = loop {
         let step = tokio::select! {
-            step = timeout(SILENCE_MAX, steps.next()) => step,
+            step = steps.next() => step,
             _ = beat.tick() => {
+                if heard.elapsed() >= silence {
+                    break Some(Broken::Gone);
+                }
                 report(taken);
                 continue;
             }
         };
+        heard = Instant::now();
         match step {
-            Ok(Some(Ok(Step::Frame(bytes)))) => {
+            Some(Ok(Step::Frame(bytes))) => {
                 taken += bytes.len() as u64;
                 if let Err(error) = writer.write(bytes).await {
                     return Received::Failed(error);
                 }
             }
-            Ok(Some(Ok(Step::End(length)))) if length == taken => break None,
-            Ok(Some(Ok(Step::End(_)))) => break Some(Broken::Damaged),
-            Ok(Some(Err(broken))) => break Some(broken),
-            Ok(None) | Err(_) => break Some(Broken::Gone),
+            Some(Ok(Step::End(length))) if length == taken => break None,
+            Some(Ok(Step::End(_))) => break Some(Broken::Damaged),
+            Some(Err(broken)) => break Some(broken),
+            None => break Some(Broken::Gone),
         }
     };
     if taken == 0 {
@@ -94,5 +109,21 @@ pub(super) async fn while_beating<T>(work: impl Future<Output = T>, beat: impl F
             result = &mut work => return result,
             _ = ticks.tick() => beat(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, ExtentId, HashState};
+    use crate::replica::tests::lab::Lab;
+
+    #[tokio::test]
+    async fn a_sender_that_says_nothing_for_too_long_is_gone() {
+        let lab = Lab::start(1).await;
+        let id = ExtentId::from_random(1);
+        let writer = lab.node(1).blobs.stage(id, HashState::initial(Algorithm::Sha256)).await.unwrap();
+        let ended = receive_within(BEAT, writer, futures::stream::pending(), |_| {}).await;
+        assert!(matches!(ended, Received::Cut(Broken::Gone)), "{ended:?}");
     }
 }
