@@ -172,7 +172,10 @@ impl From<replica::Error> for Error {
             replica::Error::Blob(error) => error.into(),
             replica::Error::Stopped => Self::no_quorum(),
             // What the client said of its bytes was compared already: a mismatch below is damage on the way.
-            error @ replica::Error::DigestMismatch { .. } => Self::internal(error),
+            error @ replica::Error::DigestMismatch { .. } => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "copies are not the blob");
+                Self::Unavailable
+            }
         }
     }
 }
@@ -180,13 +183,21 @@ impl From<replica::Error> for Error {
 impl From<blob::Error> for Error {
     fn from(error: blob::Error) -> Self {
         match error {
-            blob::Error::NoSpace => Self::NoSpace,
-            // A failing disk is no fault of the request (I12): another node, or a later try, may do.
-            blob::Error::Io { .. } => {
+            blob::Error::NoSpace | blob::Error::DiskUnwritable => Self::NoSpace,
+            blob::Error::Stopped => Self::no_quorum(),
+            // A failing disk, or bytes on it that went bad, is no fault of the request (I12): another node, or a later try,
+            // may do.
+            blob::Error::Io { .. }
+            | blob::Error::DigestMismatch { .. }
+            | blob::Error::SizeMismatch { .. }
+            | blob::Error::BlockDamaged { .. }
+            | blob::Error::ExtentUnknown { .. }
+            | blob::Error::ExtentAbandoned { .. }
+            | blob::Error::Ended => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "disk failed a request");
                 Self::Unavailable
             }
-            error => Self::internal(error),
+            error @ blob::Error::HashState => Self::internal(error),
         }
     }
 }
@@ -213,5 +224,28 @@ impl From<Rejection> for Error {
             | Rejection::NameTaken
             | Rejection::FeatureLevel { .. }) => Self::internal(Unexpected::Rejection(rejection)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn what_a_disk_does_is_never_an_internal_error() {
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let bad = [
+            blob::Error::DigestMismatch { expected: digest.clone(), actual: digest.clone() },
+            blob::Error::SizeMismatch { expected: 1, actual: 2 },
+            blob::Error::BlockDamaged { digest: digest.clone(), block: 0 },
+            blob::Error::Ended,
+        ];
+        for error in bad {
+            assert!(matches!(Error::from(replica::Error::Blob(error)), Error::Unavailable));
+        }
+        assert!(matches!(Error::from(replica::Error::DigestMismatch { digest }), Error::Unavailable));
+        assert!(matches!(Error::from(blob::Error::DiskUnwritable), Error::NoSpace));
+        assert!(matches!(Error::from(blob::Error::Stopped), Error::NoQuorum { .. }));
     }
 }
