@@ -78,7 +78,8 @@ impl Registry {
         let closing =
             Closing { registry: self.clone(), repository: repository.clone(), principal, id, session, digest };
         if last.is_empty() {
-            return closing.close(resume, None).await;
+            let close = async move { closing.close(resume, None).await };
+            return self.0.replicas.supervised("close upload", close).await?;
         }
         let request = self.extent_request(resume, holders, last.length);
         let promised = last.length;
@@ -123,7 +124,8 @@ impl Registry {
             digest,
         };
         if body.is_empty() {
-            return push.link(&[], &[], resume, 0).await;
+            let link = async move { push.link(&[], &[], resume, 0).await };
+            return self.0.replicas.supervised("link empty blob", link).await?;
         }
         let request = self.extent_request(resume, self.0.replicas.choose_holders(), body.length);
         let promised = body.length;

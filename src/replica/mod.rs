@@ -208,7 +208,15 @@ impl Replicas {
     }
 
     /// Runs `work` in a task that outlives this call, and waits for its result.
-    async fn supervised<T: Send + 'static>(
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] if the node stops meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call lets the work go on.
+    pub async fn supervised<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl Future<Output = T> + Send + 'static,
