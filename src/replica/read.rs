@@ -279,8 +279,13 @@ impl Reading {
                     return Err(wrong);
                 }
             }
-            Verdict::Fetch(fetch) if fetch.ended().await == FetchState::NotTheBlob => return Err(wrong),
-            Verdict::Fetch(_) | Verdict::None => {}
+            // Only a fetch that ended well has hashed every byte.
+            Verdict::Fetch(fetch) => match fetch.ended().await {
+                FetchState::Done => {}
+                FetchState::NotTheBlob => return Err(wrong),
+                _ => return Err(Error::NoHolder { digest: self.digest.clone(), lost: false }),
+            },
+            Verdict::None => {}
         }
         if let Some(Source::Relay(source)) = &mut self.source {
             self.replicas.note_failures(source);
