@@ -1,8 +1,9 @@
 //! The holders turn a session's extents into the blob (P25).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::blob::Error as BlobError;
 use crate::oci::{Algorithm, Digest, Hasher};
@@ -15,6 +16,34 @@ use super::{Error, HeldPart, Replicas, Result, TARGETS_WAIT};
 /// How often missing holders are looked for.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long the chosen holders are waited for when enough others have the blob.
+const STRAGGLERS_WAIT: Duration = Duration::from_secs(1);
+
+/// A node that takes longer than this, and the time for the bytes at [`FAST_BYTES`], gets another beside it.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
+
+/// Bytes per second below which a node is slow.
+const FAST_BYTES: u64 = 50_000_000;
+
+/// Nobody waits for copies longer than this, and the time for the bytes at [`SLOW_BYTES`].
+const COPIES_WAIT: Duration = Duration::from_secs(60);
+
+/// Bytes per second that any node in order manages.
+const SLOW_BYTES: u64 = 5_000_000;
+
+/// A blob that is to be had by enough nodes.
+struct Copies<'a> {
+    digest: &'a Digest,
+    size: u64,
+    /// The nodes to begin with.
+    first: &'a [NodeId],
+}
+
+/// How long `size` bytes take.
+const fn at_pace(size: u64, bytes_per_second: u64) -> Duration {
+    Duration::from_millis(size.saturating_mul(1000) / bytes_per_second)
+}
+
 impl Replicas {
     /// Has the holders put the blob together from its extents (each fetches what it lacks), verified and synced (P25).
     ///
@@ -23,7 +52,7 @@ impl Replicas {
     ///
     /// # Errors
     ///
-    /// [`Error::TooFewCopies`] if too few nodes in reach could do it within 5 s.
+    /// [`Error::TooFewCopies`] if for 5 s too few nodes were in reach, or those in reach take beyond all measure.
     pub async fn assemble(
         &self,
         digest: &Digest,
@@ -31,7 +60,7 @@ impl Replicas {
         parts: &[HeldPart],
         holders: &[NodeId],
     ) -> Result<Vec<NodeId>> {
-        let (local, wanted, parts) = (self.local().clone(), digest.clone(), parts.to_vec());
+        let (local, wanted, parts) = (self.local().clone(), digest.clone(), self.live_first(parts));
         let me = self.me();
         let fan_out = FanOut::new(move |node, _| {
             let (local, digest, parts) = (local.clone(), wanted.clone(), parts.clone());
@@ -43,7 +72,7 @@ impl Replicas {
                 }
             })
         });
-        self.copy_everywhere(digest, fan_out, holders).await
+        self.copy_everywhere(Copies { digest, size, first: holders }, fan_out).await
     }
 
     /// Brings the copies of a linked blob up to `write_copies` (P19: a re-push heals); returns the holders known.
@@ -74,29 +103,48 @@ impl Replicas {
                 })
             })
         });
-        self.copy_everywhere(digest, fan_out, &sources).await
+        self.copy_everywhere(Copies { digest, size, first: &sources }, fan_out).await
     }
 
     /// Runs work that leaves the blob on a node: on `first`, then on others until `write_copies` have it.
-    async fn copy_everywhere(&self, digest: &Digest, mut fan_out: FanOut<()>, first: &[NodeId]) -> Result<Vec<NodeId>> {
+    async fn copy_everywhere(&self, copies: Copies<'_>, fan_out: FanOut<()>) -> Result<Vec<NodeId>> {
+        let Copies { digest, size, first } = copies;
+        let mut fan_out = fan_out.with_patience(SLOW_AFTER + at_pace(size, FAST_BYTES));
         let begun = Instant::now();
+        let give_up = begun + COPIES_WAIT + at_pace(size, SLOW_BYTES);
+        let (mut lost, mut stragglers, mut damage) = (Some(begun), None, None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         first.iter().filter(|node| self.may_copy_to(**node)).for_each(|node| fan_out.begin(*node));
-        let mut damage = None;
         loop {
             let needed = self.write_copies();
             let done = fan_out.done().len();
-            // The holders that were chosen are all waited for: each would have to fetch the blob later.
-            let waits = fan_out.running().any(|node| first.contains(&node));
-            if done >= needed && !waits {
+            if done >= needed {
+                let until = *stragglers.get_or_insert_with(|| Instant::now() + STRAGGLERS_WAIT);
+                // The holders that were chosen are waited for a moment: each would have to fetch the blob later.
+                let waits = fan_out.running().any(|node| first.contains(&node));
+                if waits && let Ok((node, error)) = timeout_at(until, fan_out.next()).await {
+                    self.note_end(node, error);
+                    continue;
+                }
                 let holders: Vec<NodeId> = fan_out.done().iter().map(|(node, ())| *node).collect();
                 holders.iter().for_each(|node| self.0.parts.sight.learn(digest, *node));
                 self.spawn("finish copies", Box::pin(fan_out.finish()));
                 return Ok(holders);
             }
-            if fan_out.in_reach() < needed && begun.elapsed() >= TARGETS_WAIT {
+            // Nobody is given up for the last that failed while others are untried.
+            let mut order = placement_order(digest, &self.topology());
+            order.retain(|node| self.may_copy_to(*node));
+            fan_out.fill(needed, &order);
+            if fan_out.in_reach() >= needed {
+                lost = None;
+            }
+            let is_lost =
+                fan_out.in_reach() < needed && lost.get_or_insert_with(Instant::now).elapsed() >= TARGETS_WAIT;
+            if is_lost || Instant::now() >= give_up {
                 let error = Error::TooFewCopies { made: done, needed, reason: fan_out.reason() };
+                // Whoever is still at it may end: the same request, sent again, finds its copy.
+                self.spawn("finish copies", Box::pin(fan_out.finish()));
                 return Err(damage.unwrap_or(error));
             }
             tokio::select! {
@@ -107,13 +155,18 @@ impl Replicas {
                         self.note_end(node, error);
                     }
                 }
-                _ = look.tick() => {
-                    let mut order = placement_order(digest, &self.topology());
-                    order.retain(|node| self.may_copy_to(*node));
-                    fan_out.fill(needed, &order);
-                }
+                _ = look.tick() => {}
             }
         }
+    }
+
+    /// The parts with the holders that live before those that are silent.
+    fn live_first(&self, parts: &[HeldPart]) -> Vec<HeldPart> {
+        let mut parts = parts.to_vec();
+        for held in &mut parts {
+            held.holders.sort_by_key(|node| !self.may_copy_to(*node));
+        }
+        parts
     }
 
     fn may_copy_to(&self, node: NodeId) -> bool {
@@ -154,15 +207,16 @@ impl Replicas {
     /// [`Error::TooFewCopies`] if an extent has no holder in reach.
     pub async fn hash_parts(&self, parts: &[HeldPart], algorithm: Algorithm) -> Result<Digest> {
         let mut hasher = Hasher::new(algorithm);
-        for held in parts {
-            self.hash_part(held, &mut hasher).await?;
+        let mut silent = BTreeSet::new();
+        for held in &self.live_first(parts) {
+            self.hash_part(held, &mut hasher, &mut silent).await?;
         }
         Ok(hasher.finish())
     }
 
     /// Adds one extent's bytes to a hash, from here or from a holder; a holder that breaks off is replaced by the next,
     /// whose first bytes, hashed before, are skipped.
-    async fn hash_part(&self, held: &HeldPart, hasher: &mut Hasher) -> Result<()> {
+    async fn hash_part(&self, held: &HeldPart, hasher: &mut Hasher, silent: &mut BTreeSet<NodeId>) -> Result<()> {
         let (id, length, blobs) = (held.part.id, held.part.length, &self.local().blobs);
         let mut hashed = 0;
         let mut add = |position: &mut u64, bytes: &[u8]| {
@@ -185,7 +239,9 @@ impl Replicas {
             }
         }
         let mut reason = "no node named holds the extent".to_owned();
-        for node in held.holders.iter().copied().filter(|node| *node != self.me()) {
+        let mut holders: Vec<NodeId> = held.holders.iter().copied().filter(|node| *node != self.me()).collect();
+        holders.sort_by_key(|node| silent.contains(node));
+        for node in holders {
             let mut position = 0;
             let outcome = async {
                 let mut stream = self.local().client.read_extent(node, id, length).await?;
@@ -198,6 +254,9 @@ impl Replicas {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     self.note(node, &error);
+                    if error.is_silence() {
+                        silent.insert(node);
+                    }
                     reason = error.to_string();
                 }
             }

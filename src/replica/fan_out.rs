@@ -13,13 +13,23 @@ use crate::transfer::{Error, Pace, Result};
 /// How long a node that failed is left alone before it may be a candidate again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A node that failed before is in reach again once it has been at it for so long: longer than silence is told from life.
+const PROVEN_AFTER: Duration = Duration::from_millis(2500);
+
 /// Work that is running on some nodes and done on others.
 pub(super) struct FanOut<T> {
     start: Box<dyn Fn(NodeId, Pace) -> BoxFuture<'static, Result<T>> + Send + Sync>,
     tasks: JoinSet<(NodeId, Result<T>)>,
-    running: BTreeMap<NodeId, Pace>,
+    running: BTreeMap<NodeId, Running>,
+    /// How long a node may be at it before another is wanted beside it.
+    patience: Option<Duration>,
     done: Vec<(NodeId, T)>,
     failures: BTreeMap<NodeId, Failure>,
+}
+
+struct Running {
+    pace: Pace,
+    since: Instant,
 }
 
 struct Failure {
@@ -36,9 +46,15 @@ impl<T: Send + 'static> FanOut<T> {
             start: Box::new(start),
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
+            patience: None,
             done: Vec::new(),
             failures: BTreeMap::new(),
         }
+    }
+
+    /// Has nodes that are at it for longer count as slow.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 
     /// Begins the work on a node, unless it is at it or has done it.
@@ -47,7 +63,7 @@ impl<T: Send + 'static> FanOut<T> {
             return;
         }
         let pace = Pace::default();
-        self.running.insert(node, pace.clone());
+        self.running.insert(node, Running { pace: pace.clone(), since: Instant::now() });
         let work = (self.start)(node, pace);
         self.tasks.spawn(async move { (node, work.await) });
     }
@@ -105,12 +121,17 @@ impl<T: Send + 'static> FanOut<T> {
 
     /// Counts who has done it or is at it without standing still.
     pub(super) fn hopeful(&self) -> usize {
-        self.done.len() + self.running.values().filter(|pace| pace.is_fine()).count()
+        let in_time = |running: &Running| self.patience.is_none_or(|patience| running.since.elapsed() < patience);
+        self.done.len() + self.running.values().filter(|it| it.pace.is_fine() && in_time(it)).count()
     }
 
-    /// Counts who has done it or is at it and shows life.
+    /// Counts who has done it or is at it and shows life; that a node which failed is tried again is no life yet.
     pub(super) fn in_reach(&self) -> usize {
-        self.done.len() + self.running.values().filter(|pace| !pace.is_silent()).count()
+        let lives = |(node, running): &(&NodeId, &Running)| {
+            let proven = !self.failures.contains_key(*node) || running.since.elapsed() >= PROVEN_AFTER;
+            proven && !running.pace.is_silent()
+        };
+        self.done.len() + self.running.iter().filter(lives).count()
     }
 
     /// Who has done it, with what came out.
@@ -151,10 +172,13 @@ impl<T: Send + 'static> FanOut<T> {
 mod tests {
     use super::*;
 
-    /// Makes all failures so much older.
+    /// Makes all failures, and all that runs, so much older.
     fn age<T>(fan_out: &mut FanOut<T>, by: Duration) {
         for failure in fan_out.failures.values_mut() {
             failure.at -= by;
+        }
+        for running in fan_out.running.values_mut() {
+            running.since -= by;
         }
     }
 
@@ -183,6 +207,37 @@ mod tests {
         }
         fan_out.fill(1, &candidates);
         assert!(!fan_out.running().any(|id| id == node(2)), "one is enough and done");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_at_it_for_too_long_gets_another_beside_it() {
+        let mut fan_out: FanOut<()> =
+            FanOut::new(|_, _| Box::pin(std::future::pending())).with_patience(Duration::from_secs(2));
+        let candidates = [node(1), node(2)];
+        fan_out.fill(1, &candidates);
+        age(&mut fan_out, Duration::from_secs(1));
+        fan_out.fill(1, &candidates);
+        assert_eq!(fan_out.running().count(), 1);
+        age(&mut fan_out, Duration::from_secs(1));
+        fan_out.fill(1, &candidates);
+        assert_eq!((fan_out.running().count(), fan_out.in_reach()), (2, 2), "the slow one may yet do");
+    }
+
+    #[tokio::test]
+    async fn another_try_at_a_failed_node_is_not_reach_until_it_lasts() {
+        let tries = std::sync::atomic::AtomicU32::new(0);
+        let mut fan_out: FanOut<()> = FanOut::new(move |id, _| {
+            let first = tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            Box::pin(async move { if first { Err(Error::Stalled { node: id }) } else { std::future::pending().await } })
+        });
+        fan_out.begin(node(1));
+        assert_eq!(fan_out.in_reach(), 1);
+        fan_out.next().await;
+        age(&mut fan_out, RETRY_AFTER);
+        fan_out.fill(1, &[node(1)]);
+        assert_eq!((fan_out.running().count(), fan_out.in_reach()), (1, 0));
+        age(&mut fan_out, PROVEN_AFTER);
+        assert_eq!(fan_out.in_reach(), 1);
     }
 
     #[tokio::test]

@@ -214,6 +214,7 @@ impl Replicas {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stragglers = None;
+        let mut lost = Some(last_byte);
         loop {
             self.discard_wrong(fan_out, stored);
             let needed = self.write_copies() - 1;
@@ -225,13 +226,17 @@ impl Replicas {
                 }
                 continue;
             }
+            // Nobody is given up for the last that failed while others are untried.
+            self.fill(fan_out, &request.holders);
             // A target that shows life is in reach, however much it still has to take.
-            if fan_out.in_reach() < needed && last_byte.elapsed() >= TARGETS_WAIT {
+            if fan_out.in_reach() >= needed {
+                lost = None;
+            } else if lost.get_or_insert_with(Instant::now).elapsed() >= TARGETS_WAIT {
                 return false;
             }
             tokio::select! {
                 (node, error) = fan_out.next() => self.note_end(node, error),
-                _ = look.tick() => self.fill(fan_out, &request.holders),
+                _ = look.tick() => {}
             }
         }
     }
