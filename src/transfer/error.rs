@@ -23,8 +23,8 @@ pub enum Error {
         /// The peer.
         node: NodeId,
     },
-    /// The peer is still busy with the same extent.
-    #[error("node {node} is busy with the same extent")]
+    /// The peer is still busy with the same extent, or with too much else.
+    #[error("node {node} is busy")]
     Busy {
         /// The peer.
         node: NodeId,

@@ -1,10 +1,21 @@
 //! Brings bytes that other nodes hold to this node's disk.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
 use crate::blob::{BlobStore, Error as BlobError, ExtentPart, ExtentWriter};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, Hasher};
 use crate::topology::NodeId;
 
 use super::{BlobSource, Client, Error, HeldPart, OpenExtents, Result};
+
+/// How long somebody else's writing of an extent is waited for.
+const WRITER_WAIT: Duration = Duration::from_secs(10);
+
+/// How often an extent that proves damaged is taken anew.
+const MENDS_MAX: usize = 4;
 
 /// This node's disk and its way to the others.
 #[derive(Debug, Clone)]
@@ -48,15 +59,15 @@ impl Local {
         published
     }
 
-    /// Makes sure that an extent's bytes lie synced here, copying them from one of its holders if need be.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotHere`] if no holder gave it, or what the last one said.
-    pub async fn fetch_extent(&self, held: &HeldPart, algorithm: Algorithm) -> Result<()> {
-        let (id, length) = (held.part.id, held.part.length);
+    /// Makes sure that an extent's bytes lie synced here, copying them from one of its holders if need be; those that
+    /// were silent before are asked last.
+    async fn fetch_extent(&self, held: &HeldPart, algorithm: Algorithm, silent: &mut BTreeSet<NodeId>) -> Result<()> {
+        let (id, length, me) = (held.part.id, held.part.length, self.client.me());
+        let until = Instant::now() + WRITER_WAIT;
         let _open = loop {
-            self.open.closed(id).await;
+            if timeout_at(until, self.open.closed(id)).await.is_err() {
+                return Err(Error::Busy { node: me });
+            }
             if self.has_extent(&held.part).await? {
                 return Ok(());
             }
@@ -64,13 +75,17 @@ impl Local {
                 break guard;
             }
         };
-        let me = self.client.me();
         let mut outcome = Err(Error::NotHere { node: me });
-        for holder in held.holders.iter().copied().filter(|node| *node != me) {
+        let mut holders: Vec<NodeId> = held.holders.iter().copied().filter(|node| *node != me).collect();
+        holders.sort_by_key(|node| silent.contains(node));
+        for holder in holders {
             outcome = self.copy_extent(holder, id, length, algorithm).await;
             match &outcome {
                 // The fault is here: another holder would not help.
                 Ok(()) | Err(Error::Blob(_)) => return outcome,
+                Err(error) if error.is_silence() => {
+                    silent.insert(holder);
+                }
                 Err(_) => {}
             }
         }
@@ -97,34 +112,68 @@ impl Local {
     /// # Errors
     ///
     /// - [`Error::Blob`] with a digest mismatch if the extents are not the blob, also when fetched afresh.
-    /// - As [`Local::fetch_extent`].
+    /// - [`Error::NotHere`] if no holder gave an extent, or what the last one said; [`Error::Busy`] if somebody keeps
+    ///   writing it here.
     pub async fn assemble(&self, digest: &Digest, size: u64, parts: &[HeldPart]) -> Result<()> {
         if size == 0 {
             return Ok(self.blobs.put(digest, bytes::Bytes::new()).await?);
         }
-        if self.blobs.has(digest, size).await? {
+        let runs: Vec<ExtentPart> = parts.iter().map(|held| held.part.clone()).collect();
+        let mut silent = BTreeSet::new();
+        // A file of the right size is no copy yet: the store reads it through and syncs it, or makes another.
+        if self.blobs.has(digest, size).await? && self.blobs.assemble(digest, size, &runs).await.is_ok() {
             return Ok(());
         }
-        let runs: Vec<ExtentPart> = parts.iter().map(|held| held.part.clone()).collect();
-        self.fetch_extents(digest, parts).await?;
-        match self.blobs.assemble(digest, size, &runs).await {
-            Err(
-                BlobError::DigestMismatch { .. } | BlobError::SizeMismatch { .. } | BlobError::ExtentUnknown { .. },
-            ) => {}
-            other => return Ok(other?),
+        for _ in 0..MENDS_MAX {
+            self.fetch_extents(digest, parts, &mut silent).await?;
+            match self.blobs.assemble(digest, size, &runs).await {
+                Ok(()) => return Ok(()),
+                // Damaged here, and gone with that: only this one is fetched anew.
+                Err(BlobError::ExtentUnknown { id }) => tracing::warn!(extent = %id, "extent is taken anew"),
+                // The running hash of the session was right, so a copy here must be wrong, and nothing says which.
+                Err(error @ BlobError::DigestMismatch { .. }) => {
+                    let elsewhere = self.confirmed_elsewhere(parts).await;
+                    if elsewhere.is_empty() {
+                        return Err(error.into());
+                    }
+                    self.blobs.remove_extents(&elsewhere).await?;
+                    self.fetch_extents(digest, parts, &mut silent).await?;
+                    return Ok(self.blobs.assemble(digest, size, &runs).await?);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        // The running hash of the session was right, so a copy here must be wrong: take fresh ones where others have them.
-        let me = self.client.me();
-        let elsewhere: Vec<ExtentId> =
-            parts.iter().filter(|held| held.holders.iter().any(|node| *node != me)).map(|held| held.part.id).collect();
-        self.blobs.remove_extents(&elsewhere).await?;
-        self.fetch_extents(digest, parts).await?;
         Ok(self.blobs.assemble(digest, size, &runs).await?)
     }
 
-    async fn fetch_extents(&self, digest: &Digest, parts: &[HeldPart]) -> Result<()> {
+    /// Which extents another holder says it has whole: only those may go from here.
+    async fn confirmed_elsewhere(&self, parts: &[HeldPart]) -> Vec<ExtentId> {
+        let me = self.client.me();
+        let mut silent = BTreeSet::new();
+        let mut confirmed = Vec::new();
         for held in parts {
-            self.fetch_extent(held, digest.algorithm()).await?;
+            for holder in held.holders.iter().copied().filter(|node| *node != me) {
+                if silent.contains(&holder) {
+                    continue;
+                }
+                match self.client.extent_info(holder, held.part.id).await {
+                    Ok(Some(stored)) if stored.length >= held.part.length => {
+                        confirmed.push(held.part.id);
+                        break;
+                    }
+                    Err(error) if error.is_silence() => {
+                        silent.insert(holder);
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        confirmed
+    }
+
+    async fn fetch_extents(&self, digest: &Digest, parts: &[HeldPart], silent: &mut BTreeSet<NodeId>) -> Result<()> {
+        for held in parts {
+            self.fetch_extent(held, digest.algorithm(), silent).await?;
         }
         Ok(())
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::blob::{BlobReader, BlobStore, Error as BlobError, ExtentFollower};
+use crate::blob::{BlobReader, BlobStore, Error as BlobError, ExtentFollower, Verdict};
 use crate::env::{BoxFuture, Env};
 use crate::oci::{Digest, ExtentId, HashState};
 use crate::rpc::proto::transfer_server::{Transfer, TransferServer};
@@ -26,8 +26,9 @@ use super::wire::{
 };
 use super::{BlobSource, Error, MESSAGE_BYTES_MAX, PRESENCE_MAX, STALL};
 
-/// Long calls that this node answers at once; beyond it peers are sent elsewhere.
-const CALLS_MAX: usize = 512;
+/// Long calls of a kind that this node answers at once; beyond it peers are sent elsewhere. Those that read never wait for
+/// those that write: what is put together at one node is read at others.
+const CALLS_MAX: usize = 256;
 
 /// Replies that may wait for a slow connection.
 const REPLIES_AHEAD: usize = 4;
@@ -37,7 +38,8 @@ const REPLIES_AHEAD: usize = 4;
 pub struct Service {
     local: Local,
     env: Env,
-    calls: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
     /// Makes this node send wrong bytes under right checksums.
     #[cfg(test)]
     lies: bool,
@@ -59,7 +61,8 @@ impl Service {
         Self {
             local,
             env,
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            reads: Arc::new(Semaphore::new(CALLS_MAX)),
+            writes: Arc::new(Semaphore::new(CALLS_MAX)),
             #[cfg(test)]
             lies: false,
         }
@@ -83,17 +86,13 @@ impl Service {
         &self.local.blobs
     }
 
-    fn begin(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
-        Arc::clone(&self.calls).try_acquire_owned().map_err(|_| Status::unavailable("too many transfers"))
-    }
-
     /// Runs `task` beyond the call and beats until it ends.
     fn work(
         &self,
         name: &'static str,
         task: BoxFuture<'static, Result<(), Error>>,
     ) -> Answer<Replies<proto::WorkReply>> {
-        let permit = self.begin()?;
+        let permit = begin(&self.writes)?;
         let (replies, outbound) = mpsc::channel(REPLIES_AHEAD);
         let beats = replies.clone();
         let work = async move {
@@ -120,7 +119,7 @@ impl Transfer for Service {
         request: Request<Streaming<proto::WriteExtentRequest>>,
     ) -> Answer<Self::WriteExtentStream> {
         peer(&request)?;
-        let permit = self.begin()?;
+        let permit = begin(&self.writes)?;
         let mut inbound = request.into_inner();
         let (id, resume) = header(&mut inbound).await?;
         let open = self.local.open.open(id).ok_or_else(|| Status::aborted("the extent is being written"))?;
@@ -174,7 +173,7 @@ impl Transfer for Service {
 
     async fn read_extent(&self, request: Request<proto::ReadExtentRequest>) -> Answer<Self::ReadExtentStream> {
         peer(&request)?;
-        let permit = self.begin()?;
+        let permit = begin(&self.reads)?;
         let request = request.into_inner();
         let id = id_from_wire(&request.id)?;
         let stored = self.blobs().extent(id).await.map_err(blob_status)?;
@@ -211,7 +210,11 @@ impl Transfer for Service {
         let local = self.local.clone();
         let id = ExtentId::from_random(self.env.seed.draw_u128());
         let pull = async move {
-            if local.blobs.has(&digest, size).await? {
+            // A file of the right size is no copy yet.
+            if local.blobs.has(&digest, size).await?
+                && local.blobs.verify(&digest, size, None).await? == Verdict::Good
+                && local.blobs.hold(&digest, size).await?
+            {
                 return Ok(());
             }
             let _open = local.open.open(id).ok_or(Error::Busy { node: local.client.me() })?;
@@ -224,7 +227,7 @@ impl Transfer for Service {
 
     async fn read_blob(&self, request: Request<proto::ReadBlobRequest>) -> Answer<Self::ReadBlobStream> {
         peer(&request)?;
-        let permit = self.begin()?;
+        let permit = begin(&self.reads)?;
         let request = request.into_inner();
         let digest = digest_from_wire(request.digest)?;
         if request.start > request.end || request.end > request.size {
@@ -279,7 +282,7 @@ impl Transfer for Service {
         let from = peer(&request)?.node;
         let request = request.into_inner();
         let (digest, size) = (digest_from_wire(request.digest)?, request.size);
-        let permit = self.begin()?;
+        let permit = begin(&self.writes)?;
         let local = self.local.clone();
         let check = async move {
             tracing::warn!(peer = %from, %digest, "peer reports wrong bytes, checking the copy here");
@@ -292,6 +295,11 @@ impl Transfer for Service {
         self.env.spawner.spawn("check reported copy", Box::pin(check));
         Ok(Response::new(proto::ReportDamageReply {}))
     }
+}
+
+/// Takes a place among the long calls; a node without any left is busy, not gone.
+fn begin(calls: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    Arc::clone(calls).try_acquire_owned().map_err(|_| Status::aborted("too many transfers"))
 }
 
 /// Waits for the header of an extent's stream.
@@ -316,7 +324,7 @@ fn steps(inbound: Streaming<proto::WriteExtentRequest>) -> impl Stream<Item = Re
     })
 }
 
-type ExtentRest = (ExtentFollower, u64, tokio::sync::OwnedSemaphorePermit);
+type ExtentRest = (ExtentFollower, u64, OwnedSemaphorePermit);
 
 async fn next_of_extent(
     (mut follower, left, permit): ExtentRest,
@@ -338,7 +346,7 @@ struct Blocks {
     digest: Digest,
     position: u64,
     end: u64,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Blocks {

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lab::{Carry, Lab, body, cut_body, eventually, part, pattern};
+use crate::blob::Verdict;
 use crate::disk::faults::{Step, inject};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, Hasher};
 use crate::replica::{Error, ExtentRequest};
@@ -73,6 +74,56 @@ async fn a_session_goes_on_at_any_node_and_holders_fetch_what_they_lack_at_the_c
     // A wrong digest makes nothing.
     let wrong = Digest::of(Algorithm::Sha256, b"other");
     assert!(node.assemble(&wrong, size, &parts, &holders).await.is_err());
+}
+
+/// Changes one byte of a file that keeps its size.
+fn damage(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn only_the_damaged_extent_is_taken_anew() {
+    let lab = Lab::start(3).await;
+    let bytes = pattern(20, 2 * MIB);
+    let first = lab.node(1).receive(1, body(&bytes.slice(..MIB)), &[1, 2]).await.unwrap();
+    let request = ExtentRequest {
+        id: ExtentId::from_random(2),
+        resume: first.hash_state.clone(),
+        holders: vec![NodeId(1), NodeId(2)],
+        promised_length: None,
+    };
+    let node = &lab.node(1).replicas;
+    let rest = body(&bytes.slice(MIB..));
+    let second = node.receive_extent(request, rest, |extent| Box::pin(async move { extent })).await.unwrap();
+    // The second extent is nowhere but at the node where the first is damaged.
+    let mut parts = [part(&first, 0), part(&second, MIB as u64)];
+    parts[1].holders = vec![NodeId(2), NodeId(3)];
+    lab.node(1).blobs.remove_extents(&[second.id]).await.unwrap();
+    damage(&lab.node(2).dir.path().join("extents").join(first.id.to_string()));
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let size = bytes.len() as u64;
+    assert_eq!(node.assemble(&digest, size, &parts, &[NodeId(1), NodeId(2)]).await.unwrap().len(), 2);
+    assert_eq!(lab.node(2).blobs.verify(&digest, size, None).await.unwrap(), Verdict::Good);
+}
+
+#[tokio::test]
+async fn a_file_of_the_right_size_is_not_taken_for_a_copy() {
+    let lab = Lab::start(2).await;
+    let bytes = pattern(21, MIB);
+    let size = bytes.len() as u64;
+    let extent = lab.node(1).receive(1, body(&bytes), &[1, 2]).await.unwrap();
+    let digest = lab.node(2).store(&bytes).await;
+    let other = &lab.node(2).blobs;
+    damage(&lab.node(2).path(&digest));
+    let holders = [NodeId(1), NodeId(2)];
+    lab.node(1).replicas.assemble(&digest, size, &[part(&extent, 0)], &holders).await.unwrap();
+    assert_eq!(other.verify(&digest, size, None).await.unwrap(), Verdict::Good, "put together anew");
+    damage(&lab.node(2).path(&digest));
+    lab.node(1).replicas.local().client.pull_blob(NodeId(2), &digest, size, &[NodeId(1)]).await.unwrap();
+    assert_eq!(other.verify(&digest, size, None).await.unwrap(), Verdict::Good, "fetched anew");
 }
 
 #[tokio::test]
