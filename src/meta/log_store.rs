@@ -17,6 +17,8 @@ use super::wal::{self, Done, EntryId, Hooks, Sizes, Wal, Write};
 
 /// Bytes of entries read for one append to a follower.
 const READ_BYTES_MAX: usize = 2 << 20;
+/// Bytes of entries after which an append goes on in a further write: recovery refuses batches beyond a limit.
+const WRITE_BYTES_MAX: usize = 4 << 20;
 
 /// Sizes of the log in files and memory.
 #[derive(Debug, Clone, Copy)]
@@ -126,17 +128,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.memory.committed().min(last).map(LogId::from))
     }
 
-    /// Returns when the entries are readable (R3); `callback` hears when they are synced, in order (R4).
+    /// Returns when the entries are readable (R3); `callback` hears when they are synced, in order (R4). Many are written in
+    /// parts; a part that fails fails those after it too, so the last one answers for all.
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let mut encoded = Vec::new();
+        let mut size = 0;
         for entry in entries {
+            if size >= WRITE_BYTES_MAX {
+                let part = std::mem::take(&mut encoded);
+                self.wal.submit(Write::Append { entries: part, done: Box::new(|_| {}) }).await?;
+                size = 0;
+            }
             let id = EntryId::from(entry.log_id());
             let bytes = encode_entry(&entry);
             self.memory.push(id, entry, bytes.len())?;
+            size += bytes.len();
             encoded.push((id, bytes));
         }
         let done: Done = Box::new(move |result| callback.io_completed(result));
@@ -153,5 +163,44 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let upto = EntryId::from(log_id);
         self.memory.purge(upto);
         self.submit_and_wait(|done| Write::Purge { upto, done }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::storage::RaftLogStorageExt as _;
+
+    use crate::meta::command::{Command, LogTime, Proposal, RequestId};
+    use crate::meta::types::{Logged, Payload};
+
+    use super::*;
+
+    fn entry(index: u64, principal: String) -> Entry {
+        let command = Command::LinkBlob {
+            repository: "app".parse().unwrap(),
+            digest: crate::oci::Digest::of(crate::oci::Algorithm::Sha256, b"x"),
+            size: 1,
+            principal,
+        };
+        let (id, issued) = (RequestId(index.into()), LogTime(0));
+        let proposal = Proposal { id, issued, at: issued, wall_seconds: 0, command };
+        Entry {
+            log_id: EntryId { term: 1, node: 1, index }.into(),
+            payload: Payload::Normal(Logged(Arc::new(proposal))),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_append_of_any_size_is_written_in_batches_that_recovery_accepts() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = LogLimits { segment_bytes: 64 << 10, cache: CacheLimits { entries: 1, bytes: 1 } };
+        let mut log = LogStore::open(dir.path(), limits, |_| {}).unwrap();
+        let text = "x".repeat(1 << 20);
+        log.blocking_append((0..20).map(|index| entry(index, text.clone()))).await.unwrap();
+        drop(log);
+        // Every batch was too large for a segment of the usual size, and got one of its own.
+        let sizes = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert!(sizes.max().unwrap() < 2 * WRITE_BYTES_MAX as u64);
+        assert_eq!(wal::recover(dir.path()).unwrap().entries.len(), 20);
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::disk::sync_dir;
 
-use super::record::{BATCH_HEADER_BYTES, Checkpoint, Records};
+use super::record::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, Checkpoint, Records};
 use super::recovery::open_last;
 use super::segment::Segment;
 use super::{Done, EntryId, Files, Hooks, Place, Recovered, Sizes, Write, segment_path};
@@ -172,6 +172,10 @@ impl Writer {
         state: Checkpoint,
         must_sync: bool,
     ) -> io::Result<()> {
+        if records.len() + BATCH_HEADER_BYTES > BATCH_BYTES_MAX {
+            // Recovery would take it for damage: better refused now than after it was acknowledged.
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "batch is too large for the log"));
+        }
         let length = (records.len() + BATCH_HEADER_BYTES) as u64;
         if self.segment.end + length > self.segment.capacity {
             self.rotate(length)?;
