@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::disk::{rename_durable, sync_dir};
 
-use super::record::{Checkpoint, Records};
+use super::record::{Checkpoint, Records, decode_batch};
 use super::segment_path;
 
 /// The segment being written.
@@ -45,13 +45,18 @@ impl Segment {
         Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
     }
 
-    /// Opens the last segment after recovery: everything after `end` is zeroed, and synced.
+    /// Opens the last segment after recovery: what is kept is written and synced once more, everything after `end` zeroed.
+    ///
+    /// What was read may lie in memory only: after a failed sync the kernel keeps the pages and calls them clean, and a sync
+    /// of clean pages does nothing.
     ///
     /// What is zeroed are bytes of batches that were never durable; left in place they could later pass for batches written
     /// after them. The space stays taken: a node must be able to start while the disk is full.
     pub(super) fn reopen(dir: &Path, number: u64, end: u64, capacity: u64) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(segment_path(dir, number))?;
+        let kept = read_kept(&file, number, end)?;
         erase(&file, end)?;
+        file.write_all_at(&kept, 0)?;
         let length = file.metadata()?.len();
         let capacity = match preallocate(&file, capacity.max(length)) {
             Ok(()) => capacity.max(length),
@@ -73,9 +78,30 @@ impl Segment {
     }
 }
 
-/// Overwrites with zeros whatever follows `end` and is not zero.
+/// Reads what recovery kept, and checks that it still is what recovery read.
+fn read_kept(file: &File, number: u64, end: u64) -> io::Result<Vec<u8>> {
+    let mut kept = vec![0; usize::try_from(end).map_err(io::Error::other)?];
+    file.read_exact_at(&mut kept, 0)?;
+    let mut offset = 0;
+    while offset < end {
+        let batch = decode_batch(&kept, number, offset).map_err(|_| {
+            let text = format!("log segment {number} read differently at offset {offset} than a moment before");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        offset += batch.length;
+    }
+    Ok(kept)
+}
+
+/// Makes whatever follows `end` read as zeros, on disk too where the filesystem can say so; else overwrites what is not zero.
 fn erase(file: &File, end: u64) -> io::Result<()> {
     let length = file.metadata()?.len();
+    if end >= length {
+        return Ok(());
+    }
+    if rustix::fs::fallocate(file, rustix::fs::FallocateFlags::ZERO_RANGE, end, length - end).is_ok() {
+        return Ok(());
+    }
     let mut block = vec![0; 1 << 16];
     let mut offset = end;
     while offset < length {

@@ -223,6 +223,27 @@ fn leftovers_behind_a_torn_batch_are_erased_before_the_log_goes_on() {
     assert!(bytes[usize::try_from(end + 80).unwrap()..].iter().all(|byte| *byte == 0));
 }
 
+/// What recovery read may have been in memory only: opening writes it again, and notices if it is no longer there.
+#[test]
+fn opening_writes_the_kept_bytes_again_and_refuses_others_than_recovery_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    log.append((0..3).map(|index| id(1, index)));
+    drop(log);
+    let path = last_segment(dir.path());
+    let end = recover(dir.path()).unwrap().last.unwrap().1;
+    let before = fs::read(&path).unwrap();
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    segment::Segment::reopen(dir.path(), 1, end, SIZES.segment_bytes).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(fs::metadata(&path).unwrap().modified().unwrap() > written);
+    let mut changed = before;
+    changed[usize::try_from(end).unwrap() - 1] ^= 1;
+    fs::write(&path, &changed).unwrap();
+    let error = segment::Segment::reopen(dir.path(), 1, end, SIZES.segment_bytes).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
 #[test]
 fn an_unknown_format_stops_the_node() {
     let dir = tempfile::tempdir().unwrap();
