@@ -58,14 +58,18 @@ impl Core {
             let patience = self.freshness.patience().max(LAST_TRY);
             let limit = deadline.min(Instant::now() + patience);
             match self.try_once(&proposal, hint.take(), limit).await {
-                Submitted::Applied { response: Response::Rejected(Rejection::Expired), .. } => {
-                    // No copy of it was applied, and none ever will be: log time does not go back. A new one may go, with
-                    // a better idea of the time.
-                    outcome = Outcome::None;
-                    self.confirm().await;
-                    proposal = self.proposal(proposal.command).await;
-                }
-                Submitted::Applied { index, response } => return Ok(Applied { index, response }),
+                Submitted::Applied { index, response } => match judge(&response, outcome) {
+                    Verdict::Answer => return Ok(Applied { index, response }),
+                    Verdict::Renew => {
+                        // The only copy of it was refused. A new one may go, with a better idea of the time.
+                        self.confirm().await;
+                        proposal = self.proposal(proposal.command).await;
+                    }
+                    Verdict::Unknown => {
+                        self.metrics.unavailable();
+                        return Err(ProposeError::Unavailable { outcome });
+                    }
+                },
                 Submitted::NotLeader { leader } => hint = leader,
                 Submitted::Unknown => outcome = Outcome::Unknown,
             }
@@ -214,6 +218,27 @@ impl Core {
     }
 }
 
+/// What an answer means to the proposer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is the command's.
+    Answer,
+    /// The command had no effect and will have none: it may go under a new id.
+    Renew,
+    /// It says nothing about an earlier try.
+    Unknown,
+}
+
+/// Judges an answer, where `earlier` is what became of the tries before it. A refusal that the state does not remember is
+/// about this try alone: an earlier one may have been applied, and its outcome be forgotten, or may be applied yet (P4).
+fn judge(response: &Response, earlier: Outcome) -> Verdict {
+    match (response, earlier) {
+        (Response::Rejected(Rejection::Expired | Rejection::Busy), Outcome::Unknown) => Verdict::Unknown,
+        (Response::Rejected(Rejection::Expired), Outcome::None) => Verdict::Renew,
+        _ => Verdict::Answer,
+    }
+}
+
 fn is_delete(command: &Command) -> bool {
     matches!(command, Command::DeleteManifest { .. } | Command::DeleteTag { .. } | Command::UnlinkBlob { .. })
 }
@@ -228,4 +253,20 @@ fn never_sent(status: &tonic::Status) -> bool {
         source = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_may_have_been_applied_is_never_sent_under_a_new_id() {
+        let (expired, busy) = (Response::Rejected(Rejection::Expired), Response::Rejected(Rejection::Busy));
+        assert_eq!(judge(&expired, Outcome::Unknown), Verdict::Unknown);
+        assert_eq!(judge(&busy, Outcome::Unknown), Verdict::Unknown);
+        assert_eq!(judge(&expired, Outcome::None), Verdict::Renew);
+        assert_eq!(judge(&busy, Outcome::None), Verdict::Answer);
+        // Anything else is the command's own outcome, remembered from whichever try was applied.
+        assert_eq!(judge(&Response::Rejected(Rejection::ClusterMismatch), Outcome::Unknown), Verdict::Answer);
+    }
 }
