@@ -22,7 +22,7 @@ use super::consistency::Unconfirmed;
 use super::engine::Core;
 use super::followers::Report;
 use super::propose::Submitted;
-use super::snapshot::{SnapshotFile, load};
+use super::snapshot::{Incoming, SnapshotFile, load};
 use super::types::{LogId, Snapshot, Vote};
 use super::wal::EntryId;
 use super::{Failure, RaftState, Role, wire};
@@ -145,21 +145,17 @@ impl RaftService for Door {
         let Ok(_receiving) = self.0.receiving.try_lock() else {
             return Err(Retry::Here.status(Code::ResourceExhausted, "another snapshot is being received"));
         };
-        let path = self.0.snapshots.incoming(caller.0);
-        let outcome = match receive(&mut parts, &path, size_bytes).await {
-            Ok(()) => self.install(&path, vote, last).await,
-            Err(status) => Err(status),
-        };
-        // Installed, it has its own name by now.
-        tokio::fs::remove_file(&path).await.ok();
-        reply(&outcome?)
+        let incoming = self.0.snapshots.incoming(caller.0);
+        receive(&mut parts, incoming.path(), size_bytes).await?;
+        reply(&self.install(incoming, vote, last).await?)
     }
 }
 
 impl Door {
     /// Verifies a received snapshot whole and only then hands it to raft; a bad one is refused and this node stays as it is.
-    async fn install(&self, path: &Path, vote: Vote, last: LogId) -> Result<Vote, Status> {
-        let (owned, cluster) = (path.to_owned(), self.0.cluster);
+    async fn install(&self, mut incoming: Incoming, vote: Vote, last: LogId) -> Result<Vote, Status> {
+        let path = incoming.path().to_owned();
+        let (owned, cluster) = (path.clone(), self.0.cluster);
         let loaded = tokio::task::spawn_blocking(move || load(&owned, cluster)).await.map_err(stopped)?;
         let refuse = |text: String| {
             tracing::error!(error = text, "received snapshot refused");
@@ -169,12 +165,16 @@ impl Door {
         if header.last != Some(EntryId::from(last)) || *vote.leader_id() < last.leader_id {
             return Err(refuse("snapshot is not what its header says".to_owned()));
         }
-        let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
+        let file = File::open(&path).map_err(|error| refuse(error.to_string()))?;
         let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
         let snapshot =
-            SnapshotFile { path: path.to_owned(), file: Arc::new(file), size_bytes, state: Some(Arc::new(state)) };
+            SnapshotFile { path: path.clone(), file: Arc::new(file), size_bytes, state: Some(Arc::new(state)) };
         let snapshot = Snapshot { meta: header.meta(), snapshot };
+        // From here on the state machine may take it in, even if this call is dropped.
+        incoming.keep();
         let answer = self.0.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        // Installed, it has its own name by now.
+        tokio::fs::remove_file(&path).await.ok();
         tracing::info!(log_index = last.index, size_bytes, "snapshot installed");
         Ok(answer.vote)
     }

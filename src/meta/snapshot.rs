@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -129,6 +130,8 @@ pub(super) struct SnapshotDir {
     dir: PathBuf,
     /// Oldest first.
     kept: Mutex<Vec<(Header, SnapshotFile)>>,
+    /// Files received so far by this process.
+    attempts: AtomicU64,
 }
 
 impl SnapshotDir {
@@ -172,7 +175,7 @@ impl SnapshotDir {
                 Err(error) => return Err(error),
             }
         }
-        Ok((Self { dir: dir.to_owned(), kept: Mutex::new(kept) }, newest))
+        Ok((Self { dir: dir.to_owned(), kept: Mutex::new(kept), attempts: AtomicU64::new(0) }, newest))
     }
 
     /// Writes a snapshot of `state` and keeps it; blocks.
@@ -233,9 +236,38 @@ impl SnapshotDir {
         Some((index(0)?, index(1)?))
     }
 
-    /// Returns a path for a file that is being received; a crash leaves it for the next start to clear.
-    pub(super) fn incoming(&self, from: u64) -> PathBuf {
-        self.dir.join(format!("incoming-{from}.new"))
+    /// Returns a path for a file that is being received, another one each time: an attempt whose caller gave up may still be
+    /// at work. A crash leaves it for the next start to clear.
+    pub(super) fn incoming(&self, from: u64) -> Incoming {
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
+        Incoming { path: self.dir.join(format!("incoming-{from}-{attempt}.new")), kept: false }
+    }
+}
+
+/// A file that is being received; dropped before it is handed on, it is removed.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Incoming {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the file where it is: somebody else takes it from there.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.kept {
+            // If it cannot be, the next start clears it.
+            fs::remove_file(&self.path).ok();
+        }
     }
 }
 
@@ -374,5 +406,29 @@ impl<'a> Frames<'a> {
 
     fn io(&self, source: io::Error) -> Error {
         Error::Io { path: self.path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId(7);
+
+    #[test]
+    fn attempts_to_receive_a_snapshot_never_share_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, _) = SnapshotDir::open(dir.path(), CLUSTER).unwrap();
+        let (first, mut second) = (snapshots.incoming(2), snapshots.incoming(2));
+        for incoming in [&first, &second] {
+            File::create_new(incoming.path()).unwrap();
+        }
+        let (given_up, handed_on) = (first.path().to_owned(), second.path().to_owned());
+        second.keep();
+        drop((first, second));
+        assert!(!given_up.exists() && handed_on.exists());
+        // Whatever was left behind goes at the next start.
+        SnapshotDir::open(dir.path(), CLUSTER).unwrap();
+        assert!(!handed_on.exists());
     }
 }
