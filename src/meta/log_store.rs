@@ -66,6 +66,11 @@ impl LogStore {
         LogReader(self.memory.clone())
     }
 
+    /// Returns the last entry that was purged.
+    pub(super) fn purged(&self) -> Option<EntryId> {
+        self.memory.bounds().0
+    }
+
     async fn submit_and_wait(&self, write: impl FnOnce(Done) -> Write) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| {

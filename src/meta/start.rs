@@ -28,6 +28,7 @@ use super::service::Door;
 use super::snapshot::{self, SnapshotDir};
 use super::state_machine::StateMachine;
 use super::types::Raft;
+use super::wal::EntryId;
 use super::{Failure, Meta, wal};
 
 /// Says why consensus cannot start. None of these goes away by itself.
@@ -48,6 +49,15 @@ pub enum StartError {
     /// A snapshot cannot be opened.
     #[error("open the snapshots")]
     Snapshots(#[from] snapshot::Error),
+    /// The log begins after what the snapshots hold: what lies between is gone, and other nodes may count on it here.
+    #[error(
+        "no good snapshot reaches log entry {purged}, up to which the raft log was purged: wipe the data directory, the \
+         node then returns under a new id"
+    )]
+    SnapshotLost {
+        /// The last index that is no longer in the log.
+        purged: u64,
+    },
     /// The filesystem refused.
     #[error("write {path}")]
     Io {
@@ -213,6 +223,7 @@ async fn open(options: &Options) -> Result<(LogStore, StateMachine, Arc<Snapshot
         let snapshots = Arc::new(snapshots);
         let log = LogStore::open(&log_dir, limits, move |took| metrics.synced(took))?;
         mark_log(&data_dir)?;
+        refuse_lost_snapshot(log.purged(), loaded.as_ref().and_then(|(header, _)| header.last))?;
         Ok((log, StateMachine::new(cluster, snapshots.clone(), loaded), snapshots))
     });
     opened.await.map_err(|panic| StartError::Raft { reason: panic.to_string() })?
@@ -228,6 +239,16 @@ fn refuse_lost_log(data_dir: &Path, log_dir: &Path) -> Result<(), StartError> {
     match empty && marker(data_dir).exists() {
         true => Err(StartError::LogGone { dir: log_dir.to_owned() }),
         false => Ok(()),
+    }
+}
+
+/// The log is purged only to what a durable snapshot holds (P9).
+fn refuse_lost_snapshot(purged: Option<EntryId>, loaded: Option<EntryId>) -> Result<(), StartError> {
+    match purged {
+        Some(purged) if loaded.is_none_or(|loaded| loaded.index < purged.index) => {
+            Err(StartError::SnapshotLost { purged: purged.index })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -73,6 +73,22 @@ async fn a_restart_goes_on_from_a_snapshot_and_the_log_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_snapshots_do_not_reach_its_log_does_not_start() {
+    let config = Config { snapshot_entries: 20, log_entries_kept: 10, segment_bytes: 64 << 10, ..quick() };
+    let cluster = TestCluster::new(1, config).await;
+    let nodes = cluster.form().await;
+    for number in 0..100 {
+        propose_ok(&nodes[0].meta, link(&number.to_string())).await;
+    }
+    eventually("a purge", || async { nodes[0].meta.core.raft_metrics().purged.is_some() }).await;
+    for node in nodes {
+        node.stop().await;
+    }
+    std::fs::remove_dir_all(cluster.dir(1).join("snapshots")).unwrap();
+    assert!(matches!(cluster.try_start(1).await, Err(StartError::SnapshotLost { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_vote_and_take_writes_at_any_of_them() {
     let cluster = TestCluster::new(3, quick()).await;
     let nodes = cluster.form().await;
