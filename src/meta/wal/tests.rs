@@ -127,6 +127,33 @@ fn segments_are_deleted_only_when_everything_in_them_is_purged() {
     assert_eq!(entries.iter().map(|(id, _)| id.index).collect::<Vec<_>>(), (301..400).collect::<Vec<_>>());
 }
 
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_those_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    for index in 0..400 {
+        log.append([id(1, index)]);
+    }
+    let before = segment::list(dir.path()).unwrap();
+    // A directory in the second segment's place: nobody can unlink it.
+    let (_, second) = &before[1];
+    let aside = dir.path().join("aside");
+    fs::rename(second, &aside).unwrap();
+    fs::create_dir(second).unwrap();
+    log.write(|done| Write::Purge { upto: id(1, 300), done });
+    log.vote(2);
+    let first = || segment::list(dir.path()).unwrap()[0].0;
+    assert_eq!(first(), before[1].0);
+    // Once it can be, the next purge removes all of them.
+    fs::remove_dir(second).unwrap();
+    fs::rename(&aside, second).unwrap();
+    log.write(|done| Write::Purge { upto: id(1, 301), done });
+    log.vote(3);
+    assert!(first() > before[2].0);
+    drop(log);
+    read(dir.path()).unwrap();
+}
+
 /// A file cut anywhere after what was acknowledged is a torn tail: everything acknowledged is there, and the log goes on.
 #[test]
 fn acknowledged_entries_survive_a_cut_at_any_byte_after_them() {

@@ -260,19 +260,24 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes the oldest segments that hold nothing after the purged index; the purge itself is durable by now.
+    /// Deletes the oldest segments that hold nothing after the purged index; the purge itself is durable by now. One that
+    /// cannot be removed keeps those after it, for the next purge: a hole between segments is taken for loss.
     fn delete_purged(&mut self) {
         let Some(purged) = self.state.purged else { return };
         let free = |(_, index_max): &&(u64, Option<u64>)| index_max.is_none_or(|index| index <= purged.index);
         let count = self.sealed.iter().take_while(free).count();
-        for (number, _) in self.sealed.drain(..count) {
-            self.files.remove(number);
-            if let Err(error) = fs::remove_file(segment_path(&self.dir, number)) {
-                // It is only space: the next start sees it again, with entries that are purged.
+        let mut removed = 0;
+        for (number, _) in &self.sealed[..count] {
+            if let Err(error) = fs::remove_file(segment_path(&self.dir, *number)).or_else(ignore_missing) {
+                // It is only space.
                 tracing::warn!(%error, number, "purged log segment could not be removed");
+                break;
             }
+            self.files.remove(*number);
+            removed += 1;
         }
-        if count > 0
+        self.sealed.drain(..removed);
+        if removed > 0
             && let Err(error) = sync_dir(&self.dir)
         {
             tracing::warn!(%error, "log directory could not be synced after a purge");
