@@ -101,6 +101,8 @@ pub struct Options {
     pub config: Config,
     /// The ways to other nodes.
     pub peers: Peers,
+    /// Whether consensus ran here before, as the node's identity says: its log must be there then.
+    pub started: bool,
     /// Set on the node that makes the cluster, at every start: what was done already is not done again.
     pub bootstrap: Option<Bootstrap>,
     /// Chance, the wall clock, and what is known of bodies.
@@ -215,10 +217,10 @@ async fn open(options: &Options) -> Result<(LogStore, StateMachine, Arc<Snapshot
         segment_bytes: config.segment_bytes,
         cache: CacheLimits { entries: config.log_cache_entries, bytes: config.log_cache_bytes },
     };
-    let metrics = options.metrics.clone();
+    let (metrics, started) = (options.metrics.clone(), options.started);
     let opened = tokio::task::spawn_blocking(move || {
         let log_dir = data_dir.join("raft");
-        refuse_lost_log(&data_dir, &log_dir)?;
+        refuse_lost_log(&data_dir, &log_dir, started)?;
         let (snapshots, loaded) = SnapshotDir::open(&data_dir.join("snapshots"), cluster)?;
         let snapshots = Arc::new(snapshots);
         let log = LogStore::open(&log_dir, limits, move |took| metrics.synced(took))?;
@@ -234,12 +236,12 @@ fn marker(data_dir: &Path) -> PathBuf {
     data_dir.join("raft-made")
 }
 
-fn refuse_lost_log(data_dir: &Path, log_dir: &Path) -> Result<(), StartError> {
-    let empty = std::fs::read_dir(log_dir).map_or(true, |mut entries| entries.next().is_none());
-    match empty && marker(data_dir).exists() {
-        true => Err(StartError::LogGone { dir: log_dir.to_owned() }),
-        false => Ok(()),
+/// A log that was made once, as the marker or the identity says, has segments; whatever else lies in its directory is none.
+fn refuse_lost_log(data_dir: &Path, log_dir: &Path, started: bool) -> Result<(), StartError> {
+    if (started || marker(data_dir).exists()) && !wal::is_there(log_dir)? {
+        return Err(StartError::LogGone { dir: log_dir.to_owned() });
     }
+    Ok(())
 }
 
 /// The log is purged only to what a durable snapshot holds (P9).
@@ -303,5 +305,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_without_segments_is_lost_whatever_else_lies_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let log_dir = dir.path().join("raft");
+        let lost = |started| matches!(refuse_lost_log(dir.path(), &log_dir, started), Err(StartError::LogGone { .. }));
+        assert!(!lost(false) && lost(true));
+        // A fresh filesystem mounted over it.
+        std::fs::create_dir_all(log_dir.join("lost+found")).unwrap();
+        assert!(!lost(false) && lost(true));
+        mark_log(dir.path()).unwrap();
+        assert!(lost(false));
+        std::fs::write(log_dir.join("00000000000000000001.wal"), "").unwrap();
+        assert!(!lost(false) && !lost(true));
     }
 }

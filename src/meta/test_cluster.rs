@@ -121,6 +121,7 @@ impl TestCluster {
             me: NodeId(id),
             config: self.config.clone(),
             peers: here.peers.clone(),
+            started: false,
             bootstrap,
             hooks,
             metrics: Metrics::default(),

@@ -326,6 +326,7 @@ impl Ground {
             me: identity.node(),
             config: self.config.for_meta(),
             peers: peers.clone(),
+            started: matches!(place.become_what, Bootstrapped::Existing { started: true, .. }),
             bootstrap,
             hooks: wiring::meta_hooks(&self.env, upkeep),
             metrics: self.metrics.register(meta::Metrics::new),

@@ -118,6 +118,25 @@ impl Recovered {
     }
 }
 
+/// Whether a log was ever made in `dir`: its first segment is made with it, and the last one is never deleted.
+///
+/// # Errors
+///
+/// [`Error::Io`] if that cannot be told.
+pub(in crate::meta) fn is_there(dir: &Path) -> Result<bool, Error> {
+    let io_error = |source| Error::Io { dir: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(io_error)?,
+    };
+    for entry in entries {
+        if entry.map_err(io_error)?.path().extension().is_some_and(|extension| extension == "wal") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Reads the log in `dir`, which is made if it is missing. Nothing is changed but half-made segments, which go.
 ///
 /// # Errors

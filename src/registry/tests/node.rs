@@ -79,6 +79,7 @@ impl Node {
                 ..meta::Config::default()
             },
             peers: here.peers.clone(),
+            started: false,
             bootstrap: Some(meta::Bootstrap { nodes_expected: 1, add_me }),
             hooks: meta::Hooks {
                 random: Arc::new(move || seed.draw_u128()),

@@ -367,9 +367,10 @@ fn refuse_if_filled(dir: &Path) -> Result<()> {
     match fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(Error::File { doing: "list", path: path(), source }),
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => Err(Error::DataWithoutIdentity { path: path() }),
+        // Every filesystem of some kinds has one, mounted here or not.
+        Ok(mut entries) => match entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != "lost+found")) {
+            false => Ok(()),
+            true => Err(Error::DataWithoutIdentity { path: path() }),
         },
     }
 }
