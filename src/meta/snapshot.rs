@@ -139,7 +139,8 @@ impl SnapshotDir {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Version`], and [`Error::Cluster`]: those are no reason to fall back.
+    /// [`Error::Io`], [`Error::Version`], and [`Error::Cluster`]: those are no reason to fall back. A snapshot older than a
+    /// good one may be unreadable.
     pub(super) fn open(dir: &Path, cluster: ClusterId) -> Result<(Self, Option<(Header, State)>), Error> {
         let at = |source| Error::Io { path: dir.to_owned(), source };
         create_dir_durable(dir).map_err(at)?;
@@ -162,15 +163,22 @@ impl SnapshotDir {
                 None => load(&path, cluster).map(|(header, state)| (header, Some(state))),
                 Some(_) => Frames::open(&path).and_then(|mut frames| Ok((frames.header(cluster)?, None))),
             };
-            match loaded {
-                Ok((header, state)) => {
-                    let file = SnapshotFile::open(&path).map_err(at)?;
+            let opened = loaded.and_then(|(header, state)| {
+                let file = SnapshotFile::open(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+                Ok((header, file, state))
+            });
+            match opened {
+                Ok((header, file, state)) => {
                     kept.insert(0, (header.clone(), file));
                     newest = newest.or(state.map(|state| (header, state)));
                 }
                 Err(error @ (Error::Damaged { .. } | Error::Records { .. } | Error::Hash { .. })) => {
                     tracing::error!(%error, "snapshot set aside");
                     rename_durable(&path, &path.with_extension("bad")).map_err(at)?;
+                }
+                // Only the next snapshot needs it, to purge the log; the state does not.
+                Err(error @ Error::Io { .. }) if newest.is_some() => {
+                    tracing::error!(%error, "older snapshot cannot be read, going on without it");
                 }
                 Err(error) => return Err(error),
             }
@@ -430,5 +438,30 @@ mod tests {
         // Whatever was left behind goes at the next start.
         SnapshotDir::open(dir.path(), CLUSTER).unwrap();
         assert!(!handed_on.exists());
+    }
+
+    #[test]
+    fn an_unreadable_older_snapshot_does_not_stop_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, _) = SnapshotDir::open(dir.path(), CLUSTER).unwrap();
+        let state = State::default();
+        let mut written = [10, 20].map(|index| {
+            let last = EntryId { term: 1, node: 1, index };
+            let header = Header::new(&state, Some(last.into()), &StoredMembership::default());
+            snapshots.write(&state, header).unwrap().path
+        });
+        // Reading a directory is an error of the filesystem, as a bad sector is.
+        let replace = |path: &Path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        };
+        written.sort();
+        replace(&written[0]);
+        let (reopened, loaded) = SnapshotDir::open(dir.path(), CLUSTER).unwrap();
+        assert_eq!(loaded.unwrap().0.last.unwrap().index, 20);
+        assert!(reopened.bounds().is_none());
+        // The newest is another matter: it may be readable the next time, and hold what nothing else does.
+        replace(&written[1]);
+        assert!(matches!(SnapshotDir::open(dir.path(), CLUSTER), Err(Error::Io { .. })));
     }
 }
