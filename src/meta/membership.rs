@@ -218,9 +218,8 @@ impl Core {
 
     /// Whether a node may speak to this one: not if it was removed (R21). A node that is not applied here yet may.
     pub(super) fn admits(&self, node: NodeId) -> bool {
-        let topology = self.published.current().state.topology();
-        let known_last = topology.nodes.keys().next_back();
-        topology.node(node).is_some() || known_last.is_none_or(|last| node > *last)
+        let state = self.published.current().state;
+        state.topology().node(node).is_some() || node >= state.next_node()
     }
 }
 

@@ -89,6 +89,22 @@ async fn a_node_whose_snapshots_do_not_reach_its_log_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_is_not_admitted_even_if_no_later_one_is_known() {
+    let cluster = TestCluster::new(1, quick()).await;
+    let nodes = cluster.form().await;
+    let meta = &nodes[0].meta;
+    assert_eq!(propose_ok(meta, add_node(2)).await.response, Response::NodeAdded { node: NodeId(2) });
+    assert!(meta.admits(NodeId(2)));
+    propose_ok(meta, Command::RemoveNode { node: NodeId(2) }).await;
+    assert!(!meta.admits(NodeId(2)));
+    // One that is not known here yet.
+    assert!(meta.admits(NodeId(3)));
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_vote_and_take_writes_at_any_of_them() {
     let cluster = TestCluster::new(3, quick()).await;
     let nodes = cluster.form().await;
