@@ -8,6 +8,7 @@ use std::time::Duration;
 use openraft::impls::EmptyNode;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::disk::write_durable;
 use crate::rpc::Peers;
@@ -29,7 +30,7 @@ use super::snapshot::{self, SnapshotDir};
 use super::state_machine::StateMachine;
 use super::types::Raft;
 use super::wal::EntryId;
-use super::{Failure, Meta, wal};
+use super::{Applied, Failure, Meta, ProposeError, wal};
 
 /// Says why consensus cannot start. None of these goes away by itself.
 #[derive(Debug, thiserror::Error)]
@@ -292,7 +293,7 @@ impl Core {
         let form = Command::FormCluster { cluster: self.cluster, nodes_expected: bootstrap.nodes_expected };
         // Both may have been done before a crash; doing them again changes nothing.
         for command in [form, bootstrap.add_me] {
-            let applied = self.propose(command, FORM_MAX).await.map_err(|error| failed(error.to_string()))?;
+            let applied = self.propose_forming(command).await.map_err(|error| failed(error.to_string()))?;
             match applied.response {
                 Response::Rejected(Rejection::ClusterMismatch) => {
                     return Err(failed("the log is of another cluster".to_owned()));
@@ -305,6 +306,20 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Proposes what can be proposed again without harm, for the whole of [`FORM_MAX`]: nobody reads here yet, so the leader,
+    /// this node itself, counts as gone long before.
+    async fn propose_forming(&self, command: Command) -> Result<Applied, ProposeError> {
+        let deadline = Instant::now() + FORM_MAX;
+        loop {
+            self.freshness.heard();
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.propose(command.clone(), left).await {
+                Err(ProposeError::Unavailable { .. }) if Instant::now() < deadline => {}
+                outcome => return outcome,
+            }
+        }
     }
 }
 
