@@ -138,7 +138,7 @@ fn a_segment_that_cannot_be_removed_keeps_those_after_it() {
     // A directory in the second segment's place: nobody can unlink it.
     let (_, second) = &before[1];
     let aside = dir.path().join("aside");
-    fs::rename(second, &aside).unwrap();
+    crate::disk::rename_durable(second, &aside).unwrap();
     fs::create_dir(second).unwrap();
     log.write(|done| Write::Purge { upto: id(1, 300), done });
     log.vote(2);
@@ -146,7 +146,7 @@ fn a_segment_that_cannot_be_removed_keeps_those_after_it() {
     assert_eq!(first(), before[1].0);
     // Once it can be, the next purge removes all of them.
     fs::remove_dir(second).unwrap();
-    fs::rename(&aside, second).unwrap();
+    crate::disk::rename_durable(&aside, second).unwrap();
     log.write(|done| Write::Purge { upto: id(1, 301), done });
     log.vote(3);
     assert!(first() > before[2].0);
