@@ -62,7 +62,7 @@ suite() { # NAME ADDRESS SPARSE
   local out=$RESULTS/$1; mkdir -p "$out"
   (cd "$out" && OCI_VERSION=dev OCI_TLS=disabled OCI_REGISTRY=$2 OCI_RESULTS_DIR=$out OCI_DATA_SPARSE=$3 OCI_REPO1="suite/$1/one" OCI_REPO2="suite/$1/two" \
     "$SUITE" >"$out/output.txt" 2>&1) || failed=1
-  printf '%-14s ' "$1"; grep -E 'pass|fail|skip' "$out/output.txt" | tail -n 6 | tr '\n' ' '; echo
+  printf '%-14s ' "$1"; grep -oE '(Skip|Pass|FAIL|Error)[.]+: +[0-9]+' "$out/output.txt" | tr -s '. ' ' ' | tr '\n' ' '; echo
 }
 
 start one refuse 1

@@ -3,4 +3,4 @@
 mod disk;
 mod process;
 
-pub(crate) use process::{Cluster, Options};
+pub(crate) use process::{Cluster, Options, Serving};

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -44,6 +46,26 @@ struct Node {
 pub(crate) struct Cluster {
     binary: PathBuf,
     nodes: Vec<Node>,
+    serving: Serving,
+}
+
+/// Which nodes the laboratory has not touched since they said they serve.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving(Arc<Vec<AtomicBool>>);
+
+impl Serving {
+    fn new(nodes: usize) -> Self {
+        Self(Arc::new((0..nodes).map(|_| AtomicBool::new(false)).collect()))
+    }
+
+    fn set(&self, node: usize, serves: bool) {
+        self.0[node].store(serves, Ordering::SeqCst);
+    }
+
+    /// Whether a node was left alone: an error there needs an excuse.
+    pub(crate) fn has(&self, node: usize) -> bool {
+        self.0[node].load(Ordering::SeqCst)
+    }
 }
 
 /// Reserves distinct free ports by holding them all open at once.
@@ -99,7 +121,7 @@ impl Cluster {
             let api = format!("http://127.0.0.1:{api}");
             nodes.push(Node { config, data_dir, log: home.join("node.log"), api, child: None, disk });
         }
-        let mut cluster = Self { binary: options.binary.clone(), nodes };
+        let mut cluster = Self { binary: options.binary.clone(), nodes, serving: Serving::new(options.nodes) };
         for node in 0..options.nodes {
             cluster.start_node(node)?;
         }
@@ -111,6 +133,10 @@ impl Cluster {
 
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    pub(crate) fn serving(&self) -> Serving {
+        self.serving.clone()
     }
 
     pub(crate) fn apis(&self) -> Vec<String> {
@@ -153,6 +179,7 @@ impl Cluster {
                 bail!("node {} ended with {status}; its log is {}", node + 1, entry.log.display());
             }
             if client.get(0, "/readyz").await.is_ok_and(|answer| answer.status == 200) {
+                self.serving.set(node, true);
                 return Ok(());
             }
             ensure!(
@@ -167,6 +194,7 @@ impl Cluster {
 
     /// SIGKILL.
     pub(crate) async fn kill(&mut self, node: usize) -> Result<()> {
+        self.serving.set(node, false);
         if let Some(mut child) = self.nodes[node].child.take() {
             child.kill().await?;
         }
@@ -183,6 +211,7 @@ impl Cluster {
     /// Cuts the power of the given nodes at one moment and brings it back; they stay down until started.
     pub(crate) async fn cut_power(&mut self, nodes: &[usize]) -> Result<()> {
         for node in nodes {
+            self.serving.set(*node, false);
             self.signal(*node, rustix::process::Signal::STOP)?;
         }
         for node in nodes {

@@ -16,7 +16,7 @@ use super::{Setup, median, until, verdict};
 pub(crate) async fn kills(setup: &Setup, count: usize) -> Result<()> {
     let mut cluster = Cluster::start(&setup.options(None)).await?;
     let mut random = StdRng::seed_from_u64(setup.seed);
-    let workload = Workload::start(&cluster.apis(), setup.seed, setup.clients);
+    let workload = Workload::start(&cluster, setup.seed, setup.clients);
     let ledger = workload.ledger.clone();
     until("first writes", Duration::from_secs(20), async || ledger.images().len() >= 2).await?;
     let mut resumed = Vec::new();

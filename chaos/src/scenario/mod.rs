@@ -66,8 +66,9 @@ async fn verdict(cluster: &Cluster, ledger: &Arc<Ledger>) -> Result<()> {
     let pulls = ledger.pulls.load(Ordering::Relaxed);
     println!(
         "acked images {images}, each whole at each node; pulls {pulls}; register operations {operations}, linearizable; \
-         503 {}, broken connections {}",
+         503 {}, of them pulls at nodes that were left alone {}, broken connections {}",
         ledger.unavailable.load(Ordering::Relaxed),
+        ledger.refused_pulls.load(Ordering::Relaxed),
         ledger.broken.load(Ordering::Relaxed),
     );
     let violations = ledger.violations();

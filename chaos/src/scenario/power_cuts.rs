@@ -18,7 +18,7 @@ const DISK_BYTES: u64 = 768 << 20;
 pub(crate) async fn power_cuts(setup: &Setup, single: usize, all: usize) -> Result<()> {
     let mut cluster = Cluster::start(&setup.options(Some(DISK_BYTES))).await?;
     let mut random = StdRng::seed_from_u64(setup.seed);
-    let workload = Workload::start(&cluster.apis(), setup.seed, setup.clients);
+    let workload = Workload::start(&cluster, setup.seed, setup.clients);
     let ledger = workload.ledger.clone();
     for round in 0..single + all {
         let before = ledger.images().len();

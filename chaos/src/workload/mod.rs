@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::check::linearizable::Operation;
 use crate::client::Client;
+use crate::cluster::{Cluster, Serving};
 
 /// An image whose manifest was answered 201.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub(crate) struct Ledger {
     pub(crate) broken: AtomicU64,
     /// 503 answers, all with `Retry-After`.
     pub(crate) unavailable: AtomicU64,
+    /// Pulls of acknowledged content that a node answered 503 although nobody had touched it.
+    pub(crate) refused_pulls: AtomicU64,
     violations: Mutex<Vec<String>>,
     last_write: Mutex<Option<Instant>>,
 }
@@ -119,15 +122,22 @@ pub(crate) struct Workload {
 
 impl Workload {
     /// Starts `clients` clients that push and pull, and as many that read and write registers.
-    pub(crate) fn start(nodes: &[String], seed: u64, clients: usize) -> Self {
+    pub(crate) fn start(cluster: &Cluster, seed: u64, clients: usize) -> Self {
         let ledger = Arc::new(Ledger::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut running = JoinSet::new();
         let began = Instant::now();
         for at in 0..clients {
-            let client = Client::new(nodes.to_vec());
+            let client = Client::new(cluster.apis());
             let random = StdRng::seed_from_u64(seed.wrapping_mul(1000) + at as u64);
-            running.spawn(push_and_pull(client.clone(), ledger.clone(), stop.clone(), random.clone(), at));
+            running.spawn(push_and_pull(PushAndPull {
+                client: client.clone(),
+                ledger: ledger.clone(),
+                stop: stop.clone(),
+                serving: cluster.serving(),
+                random: random.clone(),
+                at,
+            }));
             running.spawn(register::run(client, ledger.clone(), stop.clone(), random, began));
         }
         Self { ledger, stop, clients: running }
@@ -145,7 +155,18 @@ impl Workload {
     }
 }
 
-async fn push_and_pull(client: Client, ledger: Arc<Ledger>, stop: Arc<AtomicBool>, mut random: StdRng, at: usize) {
+/// One client that pushes and pulls.
+struct PushAndPull {
+    client: Client,
+    ledger: Arc<Ledger>,
+    stop: Arc<AtomicBool>,
+    serving: Serving,
+    random: StdRng,
+    at: usize,
+}
+
+async fn push_and_pull(me: PushAndPull) {
+    let PushAndPull { client, ledger, stop, serving, mut random, at } = me;
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         if random.random_bool(0.4) {
@@ -160,26 +181,33 @@ async fn push_and_pull(client: Client, ledger: Arc<Ledger>, stop: Arc<AtomicBool
                 Pushed::GaveUp => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         } else if let Some(image) = ledger.random_image(&mut random) {
-            pull_image(&client, &ledger, &mut random, &image).await;
+            pull_image(&client, &ledger, &serving, (&mut random, &image)).await;
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(1..20))).await;
     }
 }
 
 /// Pulls an acknowledged image from one node, as a client with retries at other nodes would.
-async fn pull_image(client: &Client, ledger: &Ledger, random: &mut StdRng, image: &AckedImage) {
+async fn pull_image(client: &Client, ledger: &Ledger, serving: &Serving, (random, image): (&mut StdRng, &AckedImage)) {
     let repository = &image.repository;
     let mut wanted = vec![(format!("/v2/{repository}/manifests/{}", image.tag), &image.manifest)];
     wanted.extend(image.blobs.iter().map(|blob| (format!("/v2/{repository}/blobs/{blob}"), blob)));
     for (path, digest) in wanted {
         let node = random.random_range(0..client.nodes());
         let what = format!("pull {path} from node {}", node + 1);
+        let alive = serving.has(node);
         match client.pull(node, &path, digest).await {
             Ok(Ok(_)) => {
                 ledger.pulls.fetch_add(1, Ordering::Relaxed);
             }
             Ok(Err(answer)) if answer.status < 500 => ledger.violation(format!("{what}: {}", answer.status)),
-            Ok(Err(answer)) => ledger.note(&what, &answer),
+            Ok(Err(answer)) => {
+                if alive && serving.has(node) {
+                    ledger.refused_pulls.fetch_add(1, Ordering::Relaxed);
+                    eprintln!("{what}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
+                }
+                ledger.note(&what, &answer);
+            }
             Err(error) => ledger.note_broken(&what, &error),
         }
     }
