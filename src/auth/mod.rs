@@ -48,7 +48,7 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is larger than [`htpasswd::FILE_BYTES_MAX`].
+    /// The file is larger than a htpasswd file may be.
     #[error("{path} is larger than {max} bytes")]
     TooLarge {
         /// The file.
