@@ -15,8 +15,9 @@ use crate::rpc::proto::raft_service_client::RaftServiceClient;
 use crate::rpc::{Lane, MESSAGE_BYTES_MAX, Peers, Retry, proto, within};
 use crate::topology::NodeId;
 
-use super::command::{Proposal, Response};
+use super::command::Proposal;
 use super::followers::Report;
+use super::propose::Submitted;
 use super::types::{Snapshot, TypeConfig, Vote};
 use super::{RaftState, Role, Status as NodeStatus, wire};
 
@@ -24,20 +25,6 @@ type Result<T> = std::result::Result<T, Status>;
 
 /// Bytes of a snapshot in one message.
 const PART_BYTES: usize = 1 << 20;
-
-/// What became of a forwarded proposal.
-#[derive(Debug)]
-pub(super) enum Forwarded {
-    Applied {
-        index: u64,
-        response: Response,
-    },
-    /// Nothing was proposed there.
-    NotLeader {
-        leader: Option<NodeId>,
-    },
-    Unknown,
-}
 
 /// What became of a question for a read index.
 #[derive(Debug)]
@@ -164,7 +151,7 @@ pub(super) async fn propose(
     leader: NodeId,
     proposal: &Proposal,
     deadline: Duration,
-) -> Result<Forwarded> {
+) -> Result<Submitted> {
     use proto::propose_reply::Outcome;
     let mut client = meta_client(peers, leader)?;
     let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
@@ -172,10 +159,10 @@ pub(super) async fn propose(
     let reply = within(deadline, client.propose(request)).await?.into_inner();
     Ok(match reply.outcome.ok_or_else(malformed)? {
         Outcome::Applied(applied) => {
-            Forwarded::Applied { index: applied.index, response: wire::decode_payload(&applied.response)? }
+            Submitted::Applied { index: applied.index, response: wire::decode_payload(&applied.response)? }
         }
-        Outcome::NotLeader(other) => Forwarded::NotLeader { leader: node_id(other.leader) },
-        Outcome::Unknown(_) => Forwarded::Unknown,
+        Outcome::NotLeader(other) => Submitted::NotLeader { leader: node_id(other.leader) },
+        Outcome::Unknown(_) => Submitted::Unknown,
     })
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::topology::NodeId;
 
 use super::boot_clock::BootTime;
-use super::client::{self, Forwarded};
+use super::client;
 use super::command::{Command, Proposal, Rejection, RequestId, Response};
 use super::engine::Core;
 use super::types::Logged;
@@ -23,7 +23,7 @@ const LAST_TRY: Duration = Duration::from_millis(1500);
 /// How long the leader waits for its first stamp of a term.
 const STAMP_MAX: Duration = Duration::from_secs(2);
 
-/// What became of a proposal at this node.
+/// What became of a proposal, here or at the node it was forwarded to.
 #[derive(Debug)]
 pub(super) enum Submitted {
     Applied {
@@ -118,11 +118,10 @@ impl Core {
             () = self.deposed(leader) => return Submitted::Unknown,
         };
         match answer {
-            Ok(Forwarded::Applied { index, response }) => Submitted::Applied { index, response },
-            Ok(Forwarded::NotLeader { leader: other }) => {
+            Ok(Submitted::NotLeader { leader: other }) => {
                 Submitted::NotLeader { leader: other.filter(|other| *other != leader) }
             }
-            Ok(Forwarded::Unknown) => Submitted::Unknown,
+            Ok(submitted) => submitted,
             Err(status) => {
                 tracing::debug!(peer = leader.0, error = status.message(), "proposal not answered");
                 // Only a connection that never came up proves that nothing was sent.
