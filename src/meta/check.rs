@@ -93,6 +93,8 @@ impl State {
         same(self.outcomes_by_time == rebuilt.outcomes_by_time, "outcomes_by_time");
         same(self.outcomes_weight == rebuilt.outcomes_weight, "outcomes_weight");
         same(self.topology == rebuilt.topology, "topology");
+        same(self.plan == rebuilt.plan, "plan");
+        same(self.tokens == rebuilt.tokens, "tokens");
         same(self.repositories.len() == rebuilt.repositories.len(), "repositories");
         for ((_, ours), (_, theirs)) in self.repositories.iter().zip(rebuilt.repositories.iter()) {
             same(ours.tags_of == theirs.tags_of, "repositories[].tags_of");

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, MediaType, RepositoryName, Tag, UploadId};
 use crate::topology::{ClusterId, NodeId, NodeState, Region, Zone};
 
+use super::plan::{PlanChange, TokenHash, TokenJoin};
+
 /// Milliseconds of log time: what the leaders' stamps add up to; no wall clock (P7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
 pub struct LogTime(pub u64);
@@ -290,6 +292,35 @@ pub enum Command {
         /// The new level.
         level: u32,
     },
+    /// Changes what operators have decided about members. From level 2 on.
+    ChangePlan(PlanChange),
+    /// Makes a token by which one node may join. From level 2 on.
+    CreateToken {
+        /// The SHA-256 of the token.
+        token: TokenHash,
+        /// How long it is good for, in milliseconds of log time.
+        ttl_ms: u64,
+        /// Whoever joins by it never votes, unless an operator says so later.
+        learner: bool,
+    },
+    /// Takes a token back, used or not. From level 2 on.
+    RevokeToken {
+        /// The SHA-256 of the token.
+        token: TokenHash,
+    },
+    /// Joins a node by a token (P10). From level 2 on.
+    JoinByToken(Box<TokenJoin>),
+}
+
+impl Command {
+    /// Returns the feature level from which on every member can read the command (P8).
+    #[must_use]
+    pub const fn feature_level(&self) -> u32 {
+        match self {
+            Self::ChangePlan(_) | Self::CreateToken { .. } | Self::RevokeToken { .. } | Self::JoinByToken(_) => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// What `apply` answers; replicated and deterministic, remembered for retries.
@@ -401,4 +432,12 @@ pub enum Rejection {
         /// The agreed level.
         agreed: u32,
     },
+    /// Somebody else changed the plan meanwhile: look again.
+    PlanChanged,
+    /// No such token.
+    TokenUnknown,
+    /// The token's time is over.
+    TokenExpired,
+    /// Another key has used the token.
+    TokenUsed,
 }

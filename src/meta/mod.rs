@@ -24,6 +24,7 @@ mod maintenance;
 mod membership;
 mod metrics;
 mod network;
+pub mod plan;
 mod propose;
 mod published;
 mod query;

@@ -140,6 +140,12 @@ impl Core {
             return Submitted::NotLeader { leader: self.leader().filter(|leader| *leader != self.me) };
         };
         proposal.at = at;
+        // The level only rises, and everything earlier leaders committed is applied: it is not refused after it was proposed.
+        let agreed = self.published.current().state.feature_level();
+        if proposal.command.feature_level() > agreed {
+            let response = Response::Rejected(Rejection::FeatureLevel { agreed });
+            return Submitted::Applied { index: self.published.current().index, response };
+        }
         let deletes = is_delete(&proposal.command);
         let write = self.raft.client_write(Logged(Arc::new(proposal)));
         match timeout_at(limit, write).await {

@@ -9,6 +9,7 @@ use crate::oci::{Algorithm, Digest, ExtentId, HashState, MediaType, RepositoryNa
 use crate::topology::NodeId;
 
 use super::command::{HeldExtent, LogTime, ManifestReference, ReferenceKind};
+use super::plan::{Plan, TokenHash, TokenRow};
 use super::state::{ContentEntry, Repository, State};
 use super::tables::NodeRow;
 
@@ -181,6 +182,17 @@ impl State {
     #[must_use]
     pub fn next_node(&self) -> NodeId {
         NodeId(self.head.next_node)
+    }
+
+    /// Returns what operators have decided about members.
+    #[must_use]
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan)
+    }
+
+    /// Goes through the join tokens, the expired ones too.
+    pub fn tokens(&self) -> impl Iterator<Item = (&TokenHash, &TokenRow)> {
+        self.tokens.iter()
     }
 
     /// Goes through the nodes by id, with what the topology leaves out.

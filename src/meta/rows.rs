@@ -8,6 +8,7 @@ use crate::oci::{Digest, RepositoryName, Tag, UploadId};
 use crate::topology::{NodeId, Topology};
 
 use super::command::{HeldExtent, LogTime, ReferenceKind, Rejection, RequestId, Response};
+use super::plan::{Plan, TokenHash, TokenRow};
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::state::{ContentEntry, Named, Repository, State};
 use super::tables::{BlobLink, ContentRow, NodeRow, OutcomeRow, Record, RepositoryRow};
@@ -37,6 +38,34 @@ impl State {
         if let Some(old) = self.nodes.remove(&id) {
             self.sum.subtract(&Record::Node(Arc::unwrap_or_clone(old)));
         }
+    }
+
+    /// Puts the plan; an empty one has no row.
+    pub(super) fn put_plan(&mut self, plan: Plan) {
+        let row = |plan: &Plan| (*plan != Plan::default()).then(|| Record::Plan(plan.clone()));
+        if let Some(old) = row(&self.plan) {
+            self.sum.subtract(&old);
+        }
+        if let Some(new) = row(&plan) {
+            self.sum.add(&new);
+        }
+        self.plan = Arc::new(plan);
+    }
+
+    pub(super) fn put_token(&mut self, token: TokenHash, row: TokenRow) {
+        self.sum.add(&Record::Token(token, row.clone()));
+        if let Some(old) = self.tokens.insert(token, row) {
+            self.sum.subtract(&Record::Token(token, old));
+        }
+    }
+
+    pub(super) fn remove_token(&mut self, token: &TokenHash) -> bool {
+        let old = self.tokens.remove(token);
+        let was_there = old.is_some();
+        if let Some(old) = old {
+            self.sum.subtract(&Record::Token(*token, old));
+        }
+        was_there
     }
 
     /// Derives the topology from the nodes.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::plan::Plan;
 use super::query::Upload;
 use super::rows::LinkKind;
 use super::state::State;
@@ -132,6 +133,16 @@ impl StateBuilder {
             Record::Outcome(id, row) => {
                 expect(!state.outcomes.contains(&id), "a second one")?;
                 state.put_outcome(id, OutcomeRow::clone(&row));
+            }
+            Record::Plan(plan) => {
+                expect(*state.plan == Plan::default(), "a second one")?;
+                expect(plan != Plan::default(), "it says nothing")?;
+                expect(plan.nodes.keys().all(|node| state.nodes.contains(node)), "it names no node")?;
+                state.put_plan(plan);
+            }
+            Record::Token(token, row) => {
+                expect(!state.tokens.contains(&token), "a second one")?;
+                state.put_token(token, row);
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use crate::oci::{Digest, ExtentId, RepositoryName, Tag, UploadId};
 use crate::topology::{ClusterId, NodeId, Topology};
 
 use super::command::{LogTime, RequestId};
+use super::plan::{Plan, TokenHash, TokenRow};
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::snapshot_codec::encode_record;
 use super::sorted_map::{SortedMap, SortedSet};
@@ -13,7 +14,7 @@ use super::state_hash::HashSum;
 use super::tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};
 
 /// The highest feature level that this binary knows; a state above it must not be applied (P8).
-pub const FEATURE_LEVEL_MAX: u32 = 1;
+pub const FEATURE_LEVEL_MAX: u32 = 2;
 
 /// The agreed state at one log index; cloning shares structure.
 ///
@@ -32,6 +33,8 @@ pub struct State {
     pub(super) repositories: SortedMap<RepositoryName, Repository>,
     pub(super) uploads: SortedMap<UploadId, Arc<Upload>>,
     pub(super) outcomes: SortedMap<RequestId, Arc<OutcomeRow>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) tokens: SortedMap<TokenHash, TokenRow>,
 
     pub(super) content_order: SortedSet<(u64, Arc<Digest>)>,
     pub(super) blob_repositories: SortedSet<(Arc<Digest>, RepositoryName)>,
@@ -178,6 +181,8 @@ impl State {
                 std::iter::once(Record::Upload(*id, Arc::clone(upload))).chain(extents)
             }))
             .chain(self.outcomes.iter().map(|(id, row)| Record::Outcome(*id, Arc::clone(row))))
+            .chain((*self.plan != Plan::default()).then(|| Record::Plan(Plan::clone(&self.plan))))
+            .chain(self.tokens.iter().map(|(hash, row)| Record::Token(*hash, row.clone())))
     }
 }
 

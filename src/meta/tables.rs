@@ -17,6 +17,8 @@
 //!  8  Upload       uploads                             session id               repository, length, hash state, holders, …
 //!  9  Extent       uploads[id].extents                 session id, offset       extent id, length, holders
 //! 10  Outcome      outcomes                            request id               response, log time until which it is kept
+//! 11  Plan         plan                                (one row, or none)       what operators decided about members
+//! 12  Token        tokens                              SHA-256 of the token     expiry, who used it
 //!
 //! derived: contents[].blobs, .manifests      how many repositories link it as a blob, hold it as a manifest
 //!          content_order                     (log index, digest) of every content: what began to count since an index
@@ -40,6 +42,7 @@ use crate::oci::{Digest, RepositoryName, Tag, UploadId};
 use crate::topology::{ClusterId, NodeId, NodeRecord};
 
 use super::command::{HeldExtent, LogTime, RequestId, Response};
+use super::plan::{Plan, TokenHash, TokenRow};
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 
 /// The one row of what belongs to no table.
@@ -137,6 +140,10 @@ pub enum Record {
     Extent(UploadId, HeldExtent),
     /// 10: a remembered answer.
     Outcome(RequestId, Arc<OutcomeRow>),
+    /// 11: what operators decided about members; absent while that is nothing.
+    Plan(Plan),
+    /// 12: a join token.
+    Token(TokenHash, TokenRow),
 }
 
 impl Record {
@@ -155,6 +162,8 @@ impl Record {
             Self::Upload(..) => 8,
             Self::Extent(..) => 9,
             Self::Outcome(..) => 10,
+            Self::Plan(_) => 11,
+            Self::Token(..) => 12,
         }
     }
 }

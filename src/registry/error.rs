@@ -222,7 +222,11 @@ impl From<Rejection> for Error {
             rejection @ (Rejection::ClusterMismatch
             | Rejection::NodeUnknown
             | Rejection::NameTaken
-            | Rejection::FeatureLevel { .. }) => Self::internal(Unexpected::Rejection(rejection)),
+            | Rejection::FeatureLevel { .. }
+            | Rejection::PlanChanged
+            | Rejection::TokenUnknown
+            | Rejection::TokenExpired
+            | Rejection::TokenUsed) => Self::internal(Unexpected::Rejection(rejection)),
         }
     }
 }

@@ -71,8 +71,19 @@ const TABLE: &[(&str, &[&str])] = &[
 ];
 
 /// Inside `meta`, the state machine's files may see nothing that could differ between nodes.
-const PURE_META: &[&str] =
-    &["command", "state", "tables", "apply", "query", "state_hash", "snapshot_codec", "check", "rows", "sorted_map"];
+const PURE_META: &[&str] = &[
+    "command",
+    "state",
+    "tables",
+    "apply",
+    "query",
+    "state_hash",
+    "snapshot_codec",
+    "check",
+    "rows",
+    "sorted_map",
+    "plan",
+];
 
 /// Files longer than 500 lines; the list may only shrink.
 const LONG_FILES: &[&str] = &[];

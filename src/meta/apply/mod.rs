@@ -7,8 +7,11 @@
 mod blobs;
 mod manifests;
 mod nodes;
+mod plans;
 mod uploads;
 
+#[cfg(test)]
+mod plan_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
@@ -74,6 +77,9 @@ impl State {
     }
 
     fn execute(&mut self, context: Context, command: &Command) -> Answer {
+        if command.feature_level() > self.head.feature_level {
+            return Err(Rejection::FeatureLevel { agreed: self.head.feature_level });
+        }
         match command {
             Command::FormCluster { cluster, nodes_expected } => self.form_cluster(*cluster, *nodes_expected),
             Command::OpenRegistry => self.open_registry(),
@@ -103,6 +109,15 @@ impl State {
             Command::SetNodeState { node, state } => self.set_node_state(context, *node, *state),
             Command::RemoveNode { node } => self.drop_node(context, *node),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(*level),
+            Command::ChangePlan(change) => self.change_plan(context, change),
+            Command::CreateToken { token, ttl_ms, learner } => {
+                Ok(self.create_token(context, *token, *ttl_ms, *learner))
+            }
+            Command::RevokeToken { token } => match self.remove_token(token) {
+                true => Ok(Response::Done),
+                false => Err(Rejection::TokenUnknown),
+            },
+            Command::JoinByToken(join) => self.join_by_token(context, join),
             _ if !self.head.open => Err(Rejection::NotOpen),
             command => self.execute_open(context, command),
         }
@@ -157,7 +172,11 @@ impl State {
             | Command::UpdateNode { .. }
             | Command::SetNodeState { .. }
             | Command::RemoveNode { .. }
-            | Command::RaiseFeatureLevel { .. } => unreachable!("`execute` takes these, open or not"),
+            | Command::RaiseFeatureLevel { .. }
+            | Command::ChangePlan(_)
+            | Command::CreateToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::JoinByToken(_) => unreachable!("`execute` takes these, open or not"),
         }
     }
 }

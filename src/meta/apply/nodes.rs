@@ -1,5 +1,7 @@
 //! The cluster and its nodes (P8, P10, P11, P13).
 
+use crate::meta::plan::{Leave, Plan};
+
 use super::{Answer, ClusterId, Context, NodeId, NodeRecord, NodeRow, NodeState, Rejection, Response, State};
 
 impl State {
@@ -48,7 +50,7 @@ impl State {
     ///
     /// A node that is out or decommissioned keeps its row but not its name: the machine that lost its disk comes back
     /// under its old name with a new id, and nobody has to remove the old one first.
-    fn name_is_in_use(&self, name: &str, except: Option<NodeId>) -> bool {
+    pub(super) fn name_is_in_use(&self, name: &str, except: Option<NodeId>) -> bool {
         self.nodes().any(|row| row.record.name == name && row.record.state == NodeState::In && Some(row.id()) != except)
     }
 
@@ -75,6 +77,11 @@ impl State {
         if old.record.state == NodeState::Decommissioned && state == NodeState::Out {
             return Ok(Response::Done);
         }
+        // The leader saw it live and did not know yet what an operator has decided.
+        let plan = self.plan.node(node);
+        if state == NodeState::In && (plan.held_out || plan.leave != Leave::Stays) {
+            return Ok(Response::Done);
+        }
         if state == NodeState::In && self.name_is_in_use(&old.record.name, Some(node)) {
             return Err(Rejection::NameTaken);
         }
@@ -84,7 +91,7 @@ impl State {
         Ok(Response::Done)
     }
 
-    fn replace_node(&mut self, context: Context, row: NodeRow) {
+    pub(super) fn replace_node(&mut self, context: Context, row: NodeRow) {
         let Some(old) = self.node(row.id()).filter(|old| **old != row) else { return };
         let moved = old.record != row.record;
         self.put_node(row);
@@ -96,6 +103,12 @@ impl State {
     pub(super) fn drop_node(&mut self, context: Context, node: NodeId) -> Answer {
         self.node(node).ok_or(Rejection::NodeUnknown)?;
         self.remove_node(node);
+        if self.plan.nodes.contains_key(&node) {
+            let mut plan = Plan::clone(&self.plan);
+            plan.nodes.remove(&node);
+            plan.index = context.index;
+            self.put_plan(plan);
+        }
         self.topology_changed(context);
         Ok(Response::Done)
     }

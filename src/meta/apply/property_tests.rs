@@ -10,6 +10,7 @@ use crate::meta::command::{
     Command, Condition, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection,
     RequestId, Response,
 };
+use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, TokenJoin, Vote};
 use crate::meta::{Referrer, SnapshotError, State, StateBuilder, decode_record, encode_record};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, RepositoryName, Tag, UploadId};
 use crate::topology::{ClusterId, NodeId, NodeState, Region, Zone};
@@ -174,7 +175,38 @@ fn node_commands() -> impl Strategy<Value = Command> {
     let removes = (1u64..6).prop_map(|node| Command::RemoveNode { node: NodeId(node) });
     let raises = (0u32..4).prop_map(|level| Command::RaiseFeatureLevel { level });
     let forms = (1u128..3).prop_map(|id| Command::FormCluster { cluster: ClusterId(id), nodes_expected: 3 });
-    prop_oneof![4 => joins, 3 => updates, 3 => marks, 1 => removes, 1 => raises, 1 => forms]
+    prop_oneof![4 => joins, 3 => updates, 3 => marks, 1 => removes, 1 => raises, 1 => forms, 4 => plans()]
+}
+
+/// What operators decide; in vain while the agreed level is 1.
+fn plans() -> impl Strategy<Value = Command> {
+    let votes = select(vec![Vote::Auto, Vote::Always, Vote::Never]);
+    let leaves = select(vec![Leave::Stays, Leave::WhenEmpty, Leave::Now]);
+    let states = select(vec![NodeState::In, NodeState::Out, NodeState::Decommissioned]);
+    let nodes = (1u64..6, states, votes, any::<bool>(), leaves).prop_map(|(node, state, vote, held_out, leave)| {
+        NodeChange { node: NodeId(node), state, plan: NodePlan { vote, held_out, leave } }
+    });
+    let changes = (vec(nodes, 0..3), prop::option::of(1u32..6))
+        .prop_map(|(nodes, voters)| Command::ChangePlan(PlanChange { seen: 0, voters, nodes }));
+    let creates = (0u8..3, 1u64..200_000, any::<bool>()).prop_map(|(token, ttl_ms, learner)| Command::CreateToken {
+        token: [token; 32],
+        ttl_ms,
+        learner,
+    });
+    let revokes = (0u8..3).prop_map(|token| Command::RevokeToken { token: [token; 32] });
+    let joins = (0u8..3, select(vec!["x", "y", "z"]), 0u8..6).prop_map(|(token, name, key)| {
+        Command::JoinByToken(Box::new(TokenJoin {
+            token: [token; 32],
+            name: name.to_owned(),
+            zone: Zone("z".to_owned()),
+            region: Region("r".to_owned()),
+            rpc_address: String::new(),
+            api_url: String::new(),
+            weight: 1,
+            key_fingerprint: [key; 32],
+        }))
+    });
+    prop_oneof![2 => changes, 2 => creates, 1 => revokes, 3 => joins]
 }
 
 /// Commands with the milliseconds that pass before each and whether the one before is sent once more.
