@@ -6,6 +6,7 @@
 mod cluster;
 mod dev;
 mod print;
+mod repair;
 mod serve;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ enum Command {
     /// Look at a cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Follow how copies are brought back to where they should be.
+    #[command(subcommand)]
+    Repair(RepairCommand),
     /// Look at a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -44,6 +48,12 @@ enum Command {
 enum ClusterCommand {
     /// Show nodes, leader, applied log index and state hash per node, and the state of copies.
     Status(cluster::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum RepairCommand {
+    /// Show what is missing, how fast it is fetched and how long it takes.
+    Status(repair::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::Dev(options) => dev::run(&options),
         Command::Serve(options) => serve::run(&options),
         Command::Cluster(ClusterCommand::Status(options)) => cluster::run(&options),
+        Command::Repair(RepairCommand::Status(options)) => repair::run(&options),
         Command::Config(ConfigCommand::Check(options)) => match load(options.config.as_deref()) {
             Ok(_) => print::line("configuration is valid"),
             Err(code) => code,

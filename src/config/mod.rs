@@ -6,7 +6,9 @@
 
 mod parts;
 mod sources;
+mod storage;
 mod units;
+mod upkeep;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::Consistency;
 use crate::telemetry;
+
+pub use storage::Storage;
+pub use upkeep::{Repair, Scrub};
 
 /// Says why a configuration is refused; the process ends with exit code 64.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,10 @@ pub struct Config {
     pub raft: Raft,
     /// Blobs on disk.
     pub storage: Storage,
+    /// Copies that are missing on this node.
+    pub repair: Repair,
+    /// Hashing again what lies on this node.
+    pub scrub: Scrub,
     /// The registry's policies.
     pub registry: Registry,
     /// Who may come in.
@@ -235,28 +244,6 @@ impl Default for Raft {
             snapshot_entries: 10_000,
             keep_entries: 20_000,
         }
-    }
-}
-
-/// Blobs on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Storage {
-    /// Copies wanted of each blob.
-    pub copies: u32,
-    /// Synced and verified copies before a push is answered.
-    pub write_copies: u32,
-    /// Free space below which uploads and copies from other nodes are refused; at most 5 % of the filesystem.
-    #[serde(with = "units::size")]
-    pub free_min: u64,
-    /// Free space below which nothing but the agreement's own log is written; at most 2 % of the filesystem.
-    #[serde(with = "units::size")]
-    pub free_reserve: u64,
-}
-
-impl Default for Storage {
-    fn default() -> Self {
-        Self { copies: 3, write_copies: 2, free_min: 2 << 30, free_reserve: 512 << 20 }
     }
 }
 

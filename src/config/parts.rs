@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{auth, blob, meta, registry, replica};
+use crate::{auth, blob, meta, registry, replica, upkeep};
 
 use super::{Config, Error, Result, Sparse};
 
@@ -26,6 +26,9 @@ impl Config {
         blob::Config {
             refuse_free_bytes: self.storage.free_min,
             reserve_free_bytes: self.storage.free_reserve,
+            quarantine_files_max: self.storage.quarantine_files as usize,
+            quarantine_bytes_max: self.storage.quarantine_bytes,
+            pin: self.storage.pin,
             ..blob::Config::default()
         }
     }
@@ -34,6 +37,18 @@ impl Config {
     #[must_use]
     pub fn for_replica(&self) -> replica::Config {
         replica::Config { copies: self.storage.copies as usize, write_copies: self.storage.write_copies as usize }
+    }
+
+    /// How copies and disks are kept in order.
+    #[must_use]
+    pub fn for_upkeep(&self) -> upkeep::Config {
+        upkeep::Config {
+            fetches_max: (self.repair.fetches as usize).max(1),
+            repair: upkeep::Limits::new(self.repair.bandwidth, self.repair.busy_percent),
+            compare_every: self.repair.compare_every,
+            survey_every: self.repair.survey_every,
+            ..upkeep::Config::default()
+        }
     }
 
     /// The registry's policies.

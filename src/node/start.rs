@@ -264,12 +264,13 @@ impl Ground {
         let (gossip, rounds, gossip_service) = Gossip::start(gossip::Config::default(), gossip_parts);
         let client = transfer::Client::new(Arc::new(peers.clone()));
         let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
-        let transfer_service = transfer::Service::new(local.clone(), env.clone()).into_server();
+        let transfer_service = transfer::Service::new(local.clone(), env.clone());
         let replica_parts =
             replica::Parts { local, env: env.clone(), topology: meta.topology(), sight: Arc::new(gossip.clone()) };
         let replicas = Replicas::new(self.config.for_replica(), replica_parts);
         let upkeep_parts = upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
-        let upkeep = Upkeep::new(upkeep::Config::default(), upkeep_parts);
+        let upkeep = Upkeep::new(self.config.for_upkeep(), upkeep_parts);
+        let transfer_service = transfer_service.throttled(upkeep.serving_throttle()).into_server();
         self.metrics.register(|registry| upkeep.register_metrics(registry));
         let routes = raft.add_service(gossip_service).add_service(transfer_service);
         Copies { gossip, rounds: Box::pin(rounds), replicas, upkeep, routes }

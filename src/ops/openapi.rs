@@ -74,6 +74,10 @@ fn status() -> Value {
                     "under_replicated": { "type": ["integer", "null"] },
                     "over_replicated": { "type": ["integer", "null"] },
                     "lost": { "type": ["integer", "null"] },
+                    "misplaced": {
+                        "type": ["integer", "null"],
+                        "description": "Enough copies, but not all of them on the nodes that should hold them.",
+                    },
                     "linked": { "type": ["integer", "null"] },
                 },
             },
@@ -83,6 +87,12 @@ fn status() -> Value {
                     "queue": { "type": "integer" },
                     "running": { "type": "integer" },
                     "fetched": { "type": "integer", "description": "Since the nodes started." },
+                    "bytes_left": { "type": "integer" },
+                    "bytes_per_second": { "type": "integer", "description": "Lately." },
+                    "eta_seconds": {
+                        "type": ["integer", "null"],
+                        "description": "Until the last node that answered has all it should hold.",
+                    },
                 },
             },
             "warnings": { "type": "array", "items": { "type": "string" } },
@@ -127,6 +137,9 @@ fn node() -> Value {
             "free_bytes": integer(),
             "compared": { "type": ["boolean", "null"] },
             "repair_queue": integer(),
+            "repair_bytes_left": integer(),
+            "repair_bytes_per_second": integer(),
+            "repair_eta_seconds": integer(),
         },
     })
 }

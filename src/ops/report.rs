@@ -34,6 +34,11 @@ pub struct Report {
     pub(super) compared: bool,
     pub(super) uptime_seconds: u64,
     pub(super) pid: u32,
+    /// Bytes of what is missing on this node.
+    pub(super) bytes_left: u64,
+    /// How fast it is fetched.
+    pub(super) bytes_per_second: u64,
+    pub(super) seconds_left: Option<u64>,
 }
 
 /// Makes this node's report.
@@ -65,6 +70,9 @@ pub(super) fn own(parts: &Parts) -> Report {
         compared: progress.compared,
         uptime_seconds: parts.started.elapsed().as_secs(),
         pid: std::process::id(),
+        bytes_left: progress.bytes_left,
+        bytes_per_second: progress.bytes_per_second,
+        seconds_left: progress.seconds_left,
     }
 }
 

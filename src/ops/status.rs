@@ -67,12 +67,16 @@ impl Seen<'_> {
                 "under_replicated": self.under_replicated(),
                 "over_replicated": self.surveyed(|survey| survey.over_replicated),
                 "lost": self.surveyed(|survey| survey.lost),
+                "misplaced": self.surveyed(|survey| survey.misplaced),
                 "linked": self.surveyed(|survey| survey.contents),
             },
             "repair": {
                 "queue": sum(|report| report.missing),
                 "running": sum(|report| report.fetching),
                 "fetched": sum(|report| report.fetched),
+                "bytes_left": sum(|report| report.bytes_left),
+                "bytes_per_second": sum(|report| report.bytes_per_second),
+                "eta_seconds": self.eta_seconds(),
             },
             "warnings": self.warnings(leader),
         })
@@ -138,7 +142,16 @@ impl Seen<'_> {
             "free_bytes": report.map(|report| report.free_bytes),
             "compared": report.map(|report| report.compared),
             "repair_queue": report.map(|report| report.missing),
+            "repair_bytes_left": report.map(|report| report.bytes_left),
+            "repair_bytes_per_second": report.map(|report| report.bytes_per_second),
+            "repair_eta_seconds": report.and_then(|report| report.seconds_left),
         })
+    }
+
+    /// When the last node has all it should hold, if each that lacks something is at it.
+    fn eta_seconds(&self) -> Option<u64> {
+        let each: Option<Vec<u64>> = self.reports.values().map(|report| report.seconds_left).collect();
+        each.and_then(|each| each.into_iter().max())
     }
 
     fn all_answered(&self) -> bool {

@@ -54,6 +54,9 @@ impl TryFrom<ReportResponse> for Report {
             compared: wire.compared,
             uptime_seconds: wire.uptime_seconds,
             pid: wire.pid,
+            bytes_left: wire.bytes_left,
+            bytes_per_second: wire.bytes_per_second,
+            seconds_left: wire.seconds_left,
         })
     }
 }
@@ -84,6 +87,9 @@ impl From<Report> for ReportResponse {
             compared: report.compared,
             uptime_seconds: report.uptime_seconds,
             pid: report.pid,
+            bytes_left: report.bytes_left,
+            bytes_per_second: report.bytes_per_second,
+            seconds_left: report.seconds_left,
         }
     }
 }

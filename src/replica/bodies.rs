@@ -99,6 +99,7 @@ impl Replicas {
     ///
     /// [`Error::NoHolder`] if no node in reach has it.
     pub async fn read_all(&self, digest: &Digest, size: u64) -> Result<Bytes> {
+        self.0.activity.moved(usize::try_from(size).unwrap_or(0));
         let blobs = &self.local().blobs;
         match blobs.read_all(digest, size).await {
             Ok(Some(bytes)) => return Ok(bytes),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::env::BoxFuture;
 use crate::oci::{Digest, ExtentId, HashState};
 use crate::topology::NodeId;
-use crate::transfer::{BlobSource, Error as TransferError};
+use crate::transfer::{BlobSource, Error as TransferError, Throttle};
 
 use super::{Error, Replicas, Result};
 
@@ -27,6 +28,8 @@ const ACCUSED_MAX: usize = 1024;
 pub(super) struct InFlight {
     running: Mutex<HashMap<Digest, Arc<Fetch>>>,
     accused: Mutex<BTreeMap<(Digest, NodeId), Instant>>,
+    /// How many fetches began at each node and still run.
+    begun_at: Arc<Mutex<BTreeMap<NodeId, usize>>>,
 }
 
 /// One running or just ended fetch.
@@ -35,6 +38,8 @@ pub(super) struct Fetch {
     /// The staging file.
     pub(super) id: ExtentId,
     state: watch::Sender<FetchState>,
+    /// A client waits for it: nothing may hold it back.
+    hurried: watch::Sender<bool>,
 }
 
 /// How far a fetch is.
@@ -54,7 +59,54 @@ pub(super) enum FetchState {
     NotKept,
 }
 
+/// Counts a fetch at the node where it begins, until dropped.
+struct BegunAt {
+    node: NodeId,
+    counts: Arc<Mutex<BTreeMap<NodeId, usize>>>,
+}
+
+impl Drop for BegunAt {
+    fn drop(&mut self) {
+        if let Some(count) = self.counts.lock().expect("no panic under this lock").get_mut(&self.node) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+/// Holds a fetch back until somebody waits for it.
+#[derive(Debug)]
+struct Brake {
+    throttle: Arc<dyn Throttle>,
+    fetch: Arc<Fetch>,
+}
+
+impl Throttle for Brake {
+    fn take(&self, bytes: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut hurried = self.fetch.hurried.subscribe();
+            tokio::select! {
+                () = self.throttle.take(bytes) => {}
+                _ = hurried.wait_for(|hurried| *hurried) => {}
+            }
+        })
+    }
+
+    fn is_lifted(&self) -> bool {
+        *self.fetch.hurried.borrow()
+    }
+}
+
 impl InFlight {
+    /// How many running fetches began at a node.
+    pub(super) fn load(&self, node: NodeId) -> usize {
+        self.begun_at.lock().expect("no panic under this lock").get(&node).copied().unwrap_or(0)
+    }
+
+    fn begin_at(&self, node: NodeId) -> BegunAt {
+        *self.begun_at.lock().expect("no panic under this lock").entry(node).or_default() += 1;
+        BegunAt { node, counts: Arc::clone(&self.begun_at) }
+    }
+
     /// Whether a node sent wrong bytes as this blob lately.
     pub(super) fn is_accused(&self, digest: &Digest, node: NodeId) -> bool {
         let accused = self.accused.lock().expect("no panic under this lock");
@@ -109,9 +161,14 @@ impl Drop for Ending {
 
 impl Replicas {
     /// Joins the running fetch of a blob to this disk or begins one; `None` if too many run.
-    pub(super) fn fetch(&self, digest: &Digest, size: u64) -> Option<Arc<Fetch>> {
+    ///
+    /// Without a throttle somebody waits for it: one that was begun as background work is held back no more.
+    pub(super) fn fetch(&self, digest: &Digest, size: u64, throttle: Option<Arc<dyn Throttle>>) -> Option<Arc<Fetch>> {
         let mut running = self.0.in_flight.running.lock().expect("no panic under this lock");
         if let Some(fetch) = running.get(digest) {
+            if throttle.is_none() {
+                fetch.hurried.send_replace(true);
+            }
             return Some(Arc::clone(fetch));
         }
         if running.len() >= FETCHES_MAX {
@@ -120,16 +177,17 @@ impl Replicas {
         let fetch = Arc::new(Fetch {
             id: ExtentId::from_random(self.0.parts.env.seed.draw_u128()),
             state: watch::Sender::new(FetchState::Opening),
+            hurried: watch::Sender::new(throttle.is_none()),
         });
         running.insert(digest.clone(), Arc::clone(&fetch));
         drop(running);
         let (this, replicas) = (self.clone(), self.clone());
         let ending = Ending { replicas, digest: digest.clone(), fetch: Arc::clone(&fetch), state: FetchState::NotKept };
-        self.spawn("fetch blob", Box::pin(async move { Box::pin(this.run_fetch(ending, size)).await }));
+        self.spawn("fetch blob", Box::pin(async move { Box::pin(this.run_fetch(ending, size, throttle)).await }));
         Some(fetch)
     }
 
-    async fn run_fetch(&self, mut ending: Ending, size: u64) {
+    async fn run_fetch(&self, mut ending: Ending, size: u64, throttle: Option<Arc<dyn Throttle>>) {
         let (local, id, digest) = (self.local(), ending.fetch.id, ending.digest.clone());
         let Some(_open) = local.open.open(id) else { return };
         let writer = match local.blobs.stage(id, HashState::initial(digest.algorithm())).await {
@@ -140,7 +198,12 @@ impl Replicas {
             }
         };
         ending.fetch.state.send_replace(FetchState::Running);
-        let mut source = BlobSource::new(local.client.clone(), digest.clone(), size, 0..size, self.sources(&digest));
+        let candidates = self.sources(&digest);
+        let _begun = candidates.first().map(|node| self.0.in_flight.begin_at(*node));
+        let mut source = BlobSource::new(local.client.clone(), digest.clone(), size, 0..size, candidates);
+        if let Some(throttle) = throttle {
+            source = source.throttled(Arc::new(Brake { throttle, fetch: Arc::clone(&ending.fetch) }));
+        }
         let result = Box::pin(local.fetch_blob(id, writer, &mut source)).await;
         self.note_failures(&mut source);
         ending.state = match result {
@@ -157,7 +220,7 @@ impl Replicas {
         };
     }
 
-    /// Makes sure this node itself holds the blob, fetching it if need be (catch-up, repair).
+    /// Makes sure this node itself holds the blob, fetching it if need be.
     ///
     /// # Errors
     ///
@@ -169,6 +232,19 @@ impl Replicas {
     ///
     /// A dropped call lets the fetch go on.
     pub async fn ensure_local(&self, digest: &Digest, size: u64) -> Result<()> {
+        self.ensure_here(digest, size, None).await
+    }
+
+    /// The same as background work, as fast as `throttle` allows until a client waits for the bytes (repair).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ensure_local`].
+    pub async fn repair(&self, digest: &Digest, size: u64, throttle: Arc<dyn Throttle>) -> Result<()> {
+        self.ensure_here(digest, size, Some(throttle)).await
+    }
+
+    async fn ensure_here(&self, digest: &Digest, size: u64, throttle: Option<Arc<dyn Throttle>>) -> Result<()> {
         let blobs = &self.local().blobs;
         if blobs.hold(digest, size).await? {
             return Ok(());
@@ -179,7 +255,7 @@ impl Replicas {
         if blobs.refuses_writes() {
             return Err(crate::blob::Error::NoSpace.into());
         }
-        let fetch = self.fetch(digest, size).ok_or(Error::Stopped)?;
+        let fetch = self.fetch(digest, size, throttle).ok_or(Error::Stopped)?;
         match fetch.ended().await {
             FetchState::Done => Ok(()),
             FetchState::NotTheBlob => Err(Error::DigestMismatch { digest: digest.clone() }),

@@ -97,7 +97,8 @@ impl Replicas {
     }
 
     /// Peers to read a blob from, best first: who is said to hold it, who should, then everyone else that is not dead;
-    /// each group nearest first, those that sent wrong bytes before last.
+    /// each group nearest first, of equally near ones those from which fewest fetches run, those that sent wrong bytes
+    /// before last.
     pub(super) fn sources(&self, digest: &Digest) -> Vec<NodeId> {
         let topology = self.topology();
         let sight = &self.0.parts.sight;
@@ -107,6 +108,11 @@ impl Replicas {
         let mut seen = BTreeSet::from([self.me()]);
         let (mut order, mut suspects) = (Vec::new(), Vec::new());
         for mut group in [hinted, wanted, everyone] {
+            // Of equals not always the same one, or all nodes would ask the first.
+            let draw = usize::try_from(self.0.parts.env.seed.draw_u64() % 64).expect("below 64");
+            let turn = draw % group.len().max(1);
+            group.rotate_left(turn);
+            group.sort_by_key(|node| self.0.in_flight.load(*node));
             nearest_first(&topology, self.me(), &mut group);
             for node in group {
                 if sight.is_dead(node) || topology.node(node).is_none() || !seen.insert(node) {
@@ -173,5 +179,29 @@ impl Replicas {
             present.push(store.has(digest, *size).await.ok()?);
         }
         Some((present, store.usage().index_complete))
+    }
+
+    /// Counts, for each of at most [`crate::transfer::PRESENCE_MAX`] blobs, the other nodes in reach that say they have it,
+    /// and remembers which.
+    pub async fn copies_elsewhere(&self, blobs: &[(Digest, u64)]) -> Vec<u8> {
+        let mut copies = vec![0u8; blobs.len()];
+        if blobs.is_empty() {
+            return copies;
+        }
+        let topology = self.topology();
+        let live = |node: &NodeId| *node != self.me() && self.0.parts.sight.is_live(*node);
+        let others: Vec<NodeId> = topology.nodes.keys().copied().filter(live).collect();
+        let ask = |node| async move { (node, self.presence(node, blobs).await) };
+        let mut asked = futures::stream::iter(others.into_iter().map(ask)).buffer_unordered(QUESTIONS_MAX);
+        while let Some((node, answer)) = asked.next().await {
+            let Some((present, _)) = answer else { continue };
+            for ((copies, (digest, _)), present) in copies.iter_mut().zip(blobs).zip(present) {
+                if present {
+                    *copies = copies.saturating_add(1);
+                    self.0.parts.sight.learn(digest, node);
+                }
+            }
+        }
+        copies
     }
 }

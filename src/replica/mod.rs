@@ -7,6 +7,7 @@
 //! Deliberately does not know what is linked: callers bring digest and size from the agreed state.
 //! Start reading at [`Replicas`]; a push is `receive.rs` and `assemble.rs`, a pull is `read.rs`.
 
+mod activity;
 mod assemble;
 mod bodies;
 mod direct;
@@ -37,7 +38,8 @@ use crate::transfer::Local;
 
 use in_flight::InFlight;
 
-pub use crate::transfer::HeldPart;
+pub use crate::transfer::{HeldPart, Throttle};
+pub use activity::Activity;
 pub use error::{Error, Result};
 pub use sight::Sight;
 
@@ -112,13 +114,20 @@ struct Inner {
     config: Config,
     parts: Parts,
     in_flight: InFlight,
+    activity: Arc<Activity>,
 }
 
 impl Replicas {
     /// Wires the parts together; starts nothing.
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
-        Self(Arc::new(Inner { config, parts, in_flight: InFlight::default() }))
+        Self(Arc::new(Inner { config, parts, in_flight: InFlight::default(), activity: Arc::default() }))
+    }
+
+    /// Counts what clients move through this node.
+    #[must_use]
+    pub fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.0.activity)
     }
 
     /// This node.

@@ -68,7 +68,9 @@ impl Replicas {
         let rest = futures::stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next().await?.map(|bytes| (bytes, reading)))
         });
-        Ok(futures::stream::once(async { Ok(first) }).chain(rest).boxed())
+        let activity = self.activity();
+        let count = move |bytes: &Result<Bytes>| activity.moved(bytes.as_ref().map_or(0, Bytes::len));
+        Ok(futures::stream::once(async { Ok(first) }).chain(rest).inspect(count).boxed())
     }
 }
 
@@ -219,7 +221,7 @@ impl Reading {
             }
             let refuses = self.replicas.local().blobs.refuses_writes();
             let wanted = self.fetches && !refuses && self.replicas.is_wanted_here(&self.digest);
-            let Some(fetch) = wanted.then(|| self.replicas.fetch(&self.digest, self.size)).flatten() else {
+            let Some(fetch) = wanted.then(|| self.replicas.fetch(&self.digest, self.size, None)).flatten() else {
                 return self.relay(None).await;
             };
             match fetch.opened().await {

@@ -94,6 +94,8 @@ impl Replicas {
     }
 
     async fn receive(&self, request: ExtentRequest, body: Body) -> Result<ReceivedExtent> {
+        let activity = self.activity();
+        let body = body.inspect(move |bytes| activity.moved(bytes.as_ref().map_or(0, Bytes::len))).boxed();
         let mut incoming = Incoming { first: None, rest: body, promised: request.promised_length, received: 0 };
         // Nothing is opened anywhere before there is a byte: most closing PUTs have none.
         match incoming.next().await {

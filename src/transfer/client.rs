@@ -92,6 +92,19 @@ impl Channels for Peers {
     }
 }
 
+/// A run of a blob's bytes that is asked for.
+#[derive(Debug, Clone)]
+pub struct BlobRange {
+    /// The blob.
+    pub digest: Digest,
+    /// All its bytes.
+    pub size: u64,
+    /// Those that are wanted.
+    pub range: std::ops::Range<u64>,
+    /// Whether no client waits for them: the holder may let its own clients go first.
+    pub in_background: bool,
+}
+
 /// Which of the blobs asked for a peer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
@@ -273,23 +286,22 @@ impl Client {
         work(node, peer.pull_blob(request)).await
     }
 
-    /// Opens the bytes [start, end) of a blob at a peer; the first of them have arrived on return.
+    /// Opens a run of a blob's bytes at a peer; the first of them have arrived on return.
     ///
     /// # Errors
     ///
     /// [`Error::NotHere`] or [`Error::Damaged`] as the peer says, else as the connection says.
-    pub async fn read_blob(
-        &self,
-        node: NodeId,
-        digest: &Digest,
-        size: u64,
-        range: std::ops::Range<u64>,
-    ) -> Result<FrameStream> {
-        let length = range.end - range.start;
-        let digest = Some(digest_to_wire(digest));
-        let request = proto::ReadBlobRequest { digest, size, start: range.start, end: range.end };
+    pub async fn read_blob(&self, node: NodeId, wanted: &BlobRange) -> Result<FrameStream> {
+        let BlobRange { digest, size, range, in_background } = wanted;
+        let request = proto::ReadBlobRequest {
+            digest: Some(digest_to_wire(digest)),
+            size: *size,
+            start: range.start,
+            end: range.end,
+            background: *in_background,
+        };
         let mut peer = self.peer(node)?;
-        FrameStream::open(node, length, peer.read_blob(request)).await
+        FrameStream::open(node, range.end - range.start, peer.read_blob(request)).await
     }
 
     /// Asks a peer which of at most [`super::PRESENCE_MAX`] blobs it has; with `hold`, a "yes" lasts for longer than any

@@ -13,6 +13,7 @@ mod open_extents;
 mod receive;
 mod service;
 mod source;
+mod throttle;
 mod wire;
 
 use std::time::Duration;
@@ -20,12 +21,13 @@ use std::time::Duration;
 use crate::blob::ExtentPart;
 use crate::topology::NodeId;
 
-pub use client::{Channels, Client, FrameSource, FrameStream, Pace, Presence};
+pub use client::{BlobRange, Channels, Client, FrameSource, FrameStream, Pace, Presence};
 pub use error::{Error, Result};
 pub use fetch::Local;
 pub use open_extents::{OpenExtent, OpenExtents};
 pub use service::Service;
 pub use source::BlobSource;
+pub use throttle::Throttle;
 
 /// How long a call may go without progress before the peer counts as stuck (P15, P17).
 pub const STALL: Duration = Duration::from_secs(2);

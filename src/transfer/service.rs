@@ -24,7 +24,7 @@ use super::wire::{
     Malformed, digest_from_wire, frame_from_wire, frame_to_wire, id_from_wire, ids_from_wire, parts_from_wire,
     state_from_wire, stored_to_wire,
 };
-use super::{BlobSource, Error, MESSAGE_BYTES_MAX, PRESENCE_MAX, STALL};
+use super::{BlobSource, Error, MESSAGE_BYTES_MAX, PRESENCE_MAX, STALL, Throttle};
 
 /// Long calls of a kind that this node answers at once; beyond it peers are sent elsewhere. Those that read never wait for
 /// those that write: what is put together at one node is read at others.
@@ -40,6 +40,8 @@ pub struct Service {
     env: Env,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    /// Holds back what no client waits for.
+    throttle: Option<Arc<dyn Throttle>>,
     /// Makes this node send wrong bytes under right checksums.
     #[cfg(test)]
     lies: bool,
@@ -63,9 +65,16 @@ impl Service {
             env,
             reads: Arc::new(Semaphore::new(CALLS_MAX)),
             writes: Arc::new(Semaphore::new(CALLS_MAX)),
+            throttle: None,
             #[cfg(test)]
             lies: false,
         }
+    }
+
+    /// Holds back, by `throttle`, bytes that no client waits for.
+    #[must_use]
+    pub fn throttled(self, throttle: Arc<dyn Throttle>) -> Self {
+        Self { throttle: Some(throttle), ..self }
     }
 
     /// A service that sends wrong bytes under right checksums.
@@ -241,6 +250,8 @@ impl Transfer for Service {
             digest,
             position: request.start,
             end: request.end,
+            throttle: self.throttle.clone().filter(|_| request.background),
+            owed: 0,
             _permit: permit,
         };
         let frames = futures::stream::try_unfold(blocks, Blocks::next);
@@ -346,6 +357,9 @@ struct Blocks {
     digest: Digest,
     position: u64,
     end: u64,
+    throttle: Option<Arc<dyn Throttle>>,
+    /// Bytes sent and not yet accounted for at the throttle.
+    owed: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -354,9 +368,14 @@ impl Blocks {
         if self.position >= self.end {
             return Ok(None);
         }
+        if let Some(throttle) = &self.throttle {
+            // Longer would pass for silence.
+            drop(timeout(STALL / 2, throttle.take(std::mem::take(&mut self.owed))).await);
+        }
         match self.reader.read(self.position, self.end).await {
             Ok(bytes) => {
                 self.position += bytes.len() as u64;
+                self.owed += bytes.len() as u64;
                 Ok(Some((frame_to_wire(bytes), self)))
             }
             Err(error @ BlobError::BlockDamaged { .. }) => {

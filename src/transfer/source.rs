@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 use crate::oci::Digest;
 use crate::topology::NodeId;
 
-use super::{Client, Error, FrameStream, Result};
+use super::{BlobRange, Client, Error, FrameStream, Result, Throttle};
 
 /// How long an open may stay unanswered before another holder is asked as well (P17).
 const HEDGE: Duration = Duration::from_millis(300);
@@ -34,6 +35,11 @@ pub struct BlobSource {
     forgiven: BTreeSet<NodeId>,
     senders: BTreeSet<NodeId>,
     failures: Vec<(NodeId, Error)>,
+    throttle: Option<Arc<dyn Throttle>>,
+    /// Whether the current stream was opened as background work.
+    in_background: bool,
+    /// Bytes returned and not yet accounted for at the throttle.
+    owed: u64,
 }
 
 impl BlobSource {
@@ -50,7 +56,16 @@ impl BlobSource {
             forgiven: BTreeSet::new(),
             senders: BTreeSet::new(),
             failures: Vec::new(),
+            throttle: None,
+            in_background: false,
+            owed: 0,
         }
+    }
+
+    /// Makes it background work, here and at the holders, for as long as `throttle` is not lifted.
+    #[must_use]
+    pub fn throttled(self, throttle: Arc<dyn Throttle>) -> Self {
+        Self { throttle: Some(throttle), ..self }
     }
 
     /// The blob that is read.
@@ -81,6 +96,7 @@ impl BlobSource {
     ///
     /// [`Error::NoHolder`] when no candidate is left.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.hold_back().await;
         while !self.left.is_empty() {
             let mut stream = match self.current.take() {
                 Some(stream) => stream,
@@ -90,6 +106,7 @@ impl BlobSource {
             match stream.next().await {
                 Ok(Some(bytes)) => {
                     self.left.start += bytes.len() as u64;
+                    self.owed += bytes.len() as u64;
                     self.senders.insert(node);
                     self.current = Some(stream);
                     return Ok(Some(bytes));
@@ -107,10 +124,26 @@ impl BlobSource {
         Ok(None)
     }
 
+    /// Waits for what was moved so far; once somebody waits for the bytes, the holder is asked not to dawdle either.
+    async fn hold_back(&mut self) {
+        let Some(throttle) = &self.throttle else { return };
+        if !throttle.is_lifted() {
+            throttle.take(self.owed).await;
+        } else if self.in_background
+            && let Some(stream) = self.current.take()
+        {
+            self.candidates.push_front(stream.node());
+        }
+        self.owed = 0;
+    }
+
     /// Opens the rest of the range at the first candidate that answers with bytes.
     async fn open(&mut self) -> Result<FrameStream> {
-        let (client, digest, size, left) = (&self.client, &self.digest, self.size, &self.left);
-        let ask = |node| async move { (node, client.read_blob(node, digest, size, left.clone()).await) };
+        self.in_background = self.throttle.as_ref().is_some_and(|throttle| !throttle.is_lifted());
+        let (digest, range) = (self.digest.clone(), self.left.clone());
+        let wanted = &BlobRange { digest, size: self.size, range, in_background: self.in_background };
+        let client = &self.client;
+        let ask = |node| async move { (node, client.read_blob(node, wanted).await) };
         let mut asked = VecDeque::new();
         let mut opening = FuturesUnordered::new();
         loop {

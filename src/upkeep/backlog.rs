@@ -1,13 +1,13 @@
-//! What this node should hold and does not: a bounded queue with back-off (pure but for tokio's clock).
+//! What this node should hold and does not: a bounded queue by urgency, with back-off (pure: it is told the time).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::oci::Digest;
 
-/// Contents queued at most; a comparison waits when it is full, and begins anew when news had to be dropped.
+/// Contents queued at most; what is more urgent pushes out what is less, which the next comparison finds again.
 const BACKLOG_MAX: usize = 20_000;
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -20,11 +20,23 @@ pub(super) struct Want {
     pub(super) size: u64,
     /// A manifest body: wanted first.
     pub(super) body: bool,
+    /// Live copies elsewhere, as far as is known: fewest first, but none last, for there is nothing to fetch.
+    pub(super) copies: u8,
+}
+
+/// In which order contents are fetched: the smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    blob: bool,
+    copies: u8,
+    old: bool,
+    place: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     want: Want,
+    rank: Rank,
     state: EntryState,
     failures: u32,
 }
@@ -36,101 +48,136 @@ enum EntryState {
     Waiting { until: Instant },
 }
 
-/// The queue: bodies before blobs, news before the old, failures later and later.
+/// The queue: bodies before blobs, those with fewest copies first, news before the old, failures later and later.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     entries: BTreeMap<Digest, Entry>,
-    bodies: VecDeque<Digest>,
-    blobs: VecDeque<Digest>,
+    queued: BTreeMap<Rank, Digest>,
+    waiting: BTreeSet<(Instant, Digest)>,
     missing_bodies: usize,
+    bytes: u64,
+    places: u64,
 }
 
 impl Backlog {
-    /// Adds content unless it is known; news go first, and what was a blob may turn out to be a body too. False if the
-    /// queue is full.
-    pub(super) fn add(&mut self, want: Want, news: bool) -> bool {
-        if let Some(entry) = self.entries.get_mut(&want.digest) {
-            if want.body && !entry.want.body {
-                entry.want.body = true;
-                self.missing_bodies += 1;
-                // Its place among the blobs is passed over once it runs.
-                if entry.state == EntryState::Queued {
-                    self.bodies.push_front(want.digest);
-                }
+    fn rank(&mut self, want: &Want, news: bool) -> Rank {
+        self.places += 1;
+        let copies = if want.copies == 0 { u8::MAX } else { want.copies };
+        // The latest news first, the old in the order in which it was found.
+        let place = if news { u64::MAX - self.places } else { self.places };
+        Rank { blob: !want.body, copies, old: !news, place }
+    }
+
+    /// Adds content, or notes what is newly known of it. Returns what there is no room for: the content itself, or what is
+    /// less urgent.
+    pub(super) fn add(&mut self, want: Want, news: bool) -> Option<Want> {
+        if let Some(entry) = self.entries.get(&want.digest) {
+            let body = entry.want.body || want.body;
+            let same = entry.want.body == body && entry.want.copies == want.copies;
+            if !same {
+                self.amend(&Want { body, ..want }, news);
             }
-            return true;
+            return None;
         }
+        let rank = self.rank(&want, news);
+        let mut dropped = None;
         if self.entries.len() >= BACKLOG_MAX {
-            return false;
+            let last = self.queued.last_key_value().map(|(last, digest)| (*last, digest.clone()));
+            match last.filter(|(last, _)| rank < *last) {
+                Some((_, digest)) => dropped = self.settle(&digest),
+                None => return Some(want),
+            }
         }
         self.missing_bodies += usize::from(want.body);
-        let queue = if want.body { &mut self.bodies } else { &mut self.blobs };
-        if news {
-            queue.push_front(want.digest.clone());
-        } else {
-            queue.push_back(want.digest.clone());
+        self.bytes += want.size;
+        self.queued.insert(rank, want.digest.clone());
+        self.entries.insert(want.digest.clone(), Entry { want, rank, state: EntryState::Queued, failures: 0 });
+        dropped
+    }
+
+    /// What was a blob may turn out to be a body too, and copies come and go.
+    fn amend(&mut self, want: &Want, news: bool) {
+        let rank = self.rank(want, news);
+        let Some(entry) = self.entries.get_mut(&want.digest) else { return };
+        self.missing_bodies += usize::from(want.body && !entry.want.body);
+        entry.want.body = want.body;
+        entry.want.copies = want.copies;
+        if entry.state == EntryState::Queued {
+            self.queued.remove(&entry.rank);
+            self.queued.insert(rank, want.digest.clone());
         }
-        self.entries.insert(want.digest.clone(), Entry { want, state: EntryState::Queued, failures: 0 });
-        true
+        entry.rank = rank;
     }
 
     /// Takes what is to be fetched next.
     pub(super) fn take(&mut self, now: Instant) -> Option<Want> {
-        let due = |entry: &Entry| matches!(entry.state, EntryState::Waiting { until } if until <= now);
-        for queue in [&mut self.bodies, &mut self.blobs] {
-            while let Some(digest) = queue.pop_front() {
-                if let Some(entry) = self.entries.get_mut(&digest).filter(|entry| entry.state == EntryState::Queued) {
-                    entry.state = EntryState::Running;
-                    return Some(entry.want.clone());
-                }
+        while self.waiting.first().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, digest)) = self.waiting.pop_first() else { break };
+            if let Some(entry) = self.entries.get_mut(&digest) {
+                entry.state = EntryState::Queued;
+                self.queued.insert(entry.rank, digest);
             }
         }
-        let entry = self.entries.values_mut().find(|entry| due(entry))?;
+        let (_, digest) = self.queued.pop_first()?;
+        let entry = self.entries.get_mut(&digest)?;
         entry.state = EntryState::Running;
         Some(entry.want.clone())
     }
 
     /// Forgets content that is here now, or is wanted no more.
-    pub(super) fn settle(&mut self, digest: &Digest) {
-        if let Some(entry) = self.entries.remove(digest) {
-            self.missing_bodies -= usize::from(entry.want.body);
+    pub(super) fn settle(&mut self, digest: &Digest) -> Option<Want> {
+        let entry = self.entries.remove(digest)?;
+        self.missing_bodies -= usize::from(entry.want.body);
+        self.bytes -= entry.want.size;
+        match entry.state {
+            EntryState::Queued => drop(self.queued.remove(&entry.rank)),
+            EntryState::Waiting { until } => drop(self.waiting.remove(&(until, digest.clone()))),
+            EntryState::Running => {}
         }
+        Some(entry.want)
     }
 
-    /// Puts content back that could not be fetched.
+    /// Puts content back that could not be fetched; it goes behind what has not failed.
     pub(super) fn postpone(&mut self, digest: &Digest, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(digest) {
+        self.places += 1;
+        let place = self.places;
+        if let Some(entry) = self.entries.get_mut(digest).filter(|entry| entry.state == EntryState::Running) {
             let backoff = BACKOFF_MIN.saturating_mul(1 << entry.failures.min(10)).min(BACKOFF_MAX);
+            let until = now + backoff;
             entry.failures += 1;
-            entry.state = EntryState::Waiting { until: now + backoff };
+            entry.rank = Rank { old: true, place, ..entry.rank };
+            entry.state = EntryState::Waiting { until };
+            self.waiting.insert((until, digest.clone()));
         }
     }
 
     /// Lets everything that waits after a failure be tried at once: a node came back.
-    pub(super) fn hasten(&mut self, now: Instant) {
-        for entry in self.entries.values_mut() {
-            if matches!(entry.state, EntryState::Waiting { .. }) {
-                entry.state = EntryState::Waiting { until: now };
+    pub(super) fn hasten(&mut self) {
+        for (_, digest) in std::mem::take(&mut self.waiting) {
+            if let Some(entry) = self.entries.get_mut(&digest) {
+                entry.state = EntryState::Queued;
+                self.queued.insert(entry.rank, digest);
             }
         }
     }
 
     /// When the next postponed content is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let until = |entry: &Entry| match entry.state {
-            EntryState::Waiting { until } => Some(until),
-            EntryState::Queued | EntryState::Running => None,
-        };
-        self.entries.values().filter_map(until).min()
+        self.waiting.first().map(|(until, _)| *until)
     }
 
-    /// Whether a comparison may add more.
+    /// Whether a comparison finds room for most of what it finds.
     pub(super) fn has_room(&self) -> bool {
         self.entries.len() < BACKLOG_MAX / 2
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// All bytes of what is missing.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) const fn missing_bodies(&self) -> usize {
@@ -144,18 +191,33 @@ mod tests {
     use crate::oci::Algorithm;
 
     fn want(name: &str, body: bool) -> Want {
-        Want { digest: Digest::of(Algorithm::Sha256, name.as_bytes()), size: 1, body }
+        Want { digest: Digest::of(Algorithm::Sha256, name.as_bytes()), size: 1, body, copies: 2 }
+    }
+
+    fn order(backlog: &mut Backlog) -> Vec<Want> {
+        let now = Instant::now();
+        std::iter::from_fn(|| backlog.take(now)).collect()
     }
 
     #[test]
     fn bodies_go_before_blobs_and_news_before_the_old() {
         let mut backlog = Backlog::default();
         for (name, body, news) in [("old", false, false), ("new", false, true), ("body", true, false)] {
-            assert!(backlog.add(want(name, body), news));
+            assert_eq!(backlog.add(want(name, body), news), None);
         }
-        let now = Instant::now();
-        let order: Vec<_> = std::iter::from_fn(|| backlog.take(now)).collect();
-        assert_eq!(order, [want("body", true), want("new", false), want("old", false)]);
+        assert_eq!(order(&mut backlog), [want("body", true), want("new", false), want("old", false)]);
+    }
+
+    #[test]
+    fn what_has_fewest_copies_goes_first_and_what_has_none_last() {
+        let mut backlog = Backlog::default();
+        let with = |name, copies| Want { copies, ..want(name, false) };
+        for (name, copies) in [("none", 0), ("three", 3), ("one", 1), ("two", 2)] {
+            backlog.add(with(name, copies), false);
+        }
+        // Copies died since.
+        backlog.add(with("three", 1), false);
+        assert_eq!(order(&mut backlog), [with("one", 1), with("three", 1), with("two", 2), with("none", 0)]);
     }
 
     #[test]
@@ -171,21 +233,22 @@ mod tests {
             assert_eq!(backlog.next_due(), Some(now + Duration::from_secs(wait)));
             now += Duration::from_secs(wait);
         }
-        assert_eq!((backlog.len(), backlog.missing_bodies()), (1, 1));
+        assert_eq!((backlog.len(), backlog.missing_bodies(), backlog.bytes()), (1, 1, 1));
+        backlog.hasten();
+        assert_eq!(backlog.take(Instant::now()), Some(body.clone()));
         backlog.settle(&body.digest);
-        assert_eq!((backlog.len(), backlog.missing_bodies(), backlog.take(now)), (0, 0, None));
+        assert_eq!((backlog.len(), backlog.missing_bodies(), backlog.bytes()), (0, 0, 0));
+        assert_eq!(backlog.take(now), None);
     }
 
     #[test]
     fn a_queued_blob_that_is_wanted_as_a_body_becomes_one() {
         let mut backlog = Backlog::default();
-        let now = Instant::now();
         backlog.add(want("other", false), true);
         backlog.add(want("both", false), false);
         backlog.add(want("both", true), false);
         assert_eq!(backlog.missing_bodies(), 1);
-        let order: Vec<_> = std::iter::from_fn(|| backlog.take(now)).collect();
-        assert_eq!(order, [want("both", true), want("other", false)]);
+        assert_eq!(order(&mut backlog), [want("both", true), want("other", false)]);
         backlog.settle(&want("both", true).digest);
         assert_eq!((backlog.len(), backlog.missing_bodies()), (1, 0));
     }
@@ -196,7 +259,20 @@ mod tests {
         let now = Instant::now();
         backlog.add(want("blob", false), false);
         assert!(backlog.take(now).is_some());
-        assert!(backlog.add(want("blob", false), true));
+        assert_eq!(backlog.add(want("blob", false), true), None);
+        assert_eq!(backlog.add(Want { copies: 1, ..want("blob", false) }, true), None);
         assert_eq!(backlog.take(now), None);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_what_is_most_urgent() {
+        let mut backlog = Backlog::default();
+        for n in 0..BACKLOG_MAX {
+            assert_eq!(backlog.add(want(&n.to_string(), false), false), None);
+        }
+        assert_eq!(backlog.add(want("late", false), false), Some(want("late", false)));
+        let last = want(&(BACKLOG_MAX - 1).to_string(), false);
+        assert_eq!(backlog.add(want("body", true), false), Some(last));
+        assert_eq!((backlog.len(), backlog.take(Instant::now())), (BACKLOG_MAX, Some(want("body", true))));
     }
 }

@@ -1,5 +1,6 @@
 //! Each node compares what it should hold with what lies on its disk, and fetches what it lacks from a holder.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -9,9 +10,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::blob::{BlobStore, Event};
 use crate::meta::{Content, State};
 use crate::oci::Digest;
-use crate::replica::{Error, Replicas, Result};
+use crate::replica::{Error, Replicas, Result, Throttle};
 
 use super::backlog::{Backlog, Want};
+use super::pace::Pace;
 use super::{Progress, Upkeep};
 
 /// Contents compared in one go.
@@ -20,12 +22,15 @@ const PAGE: usize = 256;
 /// How long to wait at most for something to happen.
 const NAP: Duration = Duration::from_secs(5);
 
+/// Of the fetches that may run at once, one in so many does while clients move bytes.
+const BUSY_FETCHES: usize = 4;
+
 impl Upkeep {
     /// Compares everything linked with this disk, then follows what is linked anew, and fetches what is missing here:
     /// manifest bodies on every node, blobs where placement wants them. Never ends.
     pub async fn catch_up(self) {
         let parts = &self.0.parts;
-        let mut work = CatchUp::new(parts.replicas.clone(), parts.blobs.clone());
+        let mut work = CatchUp::new(parts.replicas.clone(), parts.blobs.clone(), Arc::clone(&self.0.pace));
         let mut applied = parts.meta.applied();
         let mut topology = parts.meta.topology();
         let mut events = parts.blobs.events();
@@ -35,15 +40,10 @@ impl Upkeep {
             let state = parts.meta.local();
             work.follow(&state, index).await;
             work.compare(&state).await;
-            work.begin(&state, self.0.config.fetches_max);
-            self.0.progress.send_if_modified(|progress| {
-                let now = work.progress();
-                let is_news = *progress != now;
-                self.0.metrics.set_progress(&now);
-                *progress = now;
-                is_news
-            });
-            if work.is_comparing() && work.backlog.has_room() {
+            let fetches_max = work.fetches_max(self.0.config.fetches_max);
+            work.begin(&state, fetches_max);
+            self.publish(&work);
+            if work.is_comparing() {
                 while let Some(ended) = work.fetches.try_join_next() {
                     work.end(unwind(ended));
                 }
@@ -60,14 +60,14 @@ impl Upkeep {
                 continue;
             }
             // While all fetches are taken, nothing that is due could begin.
-            let due = (work.fetches.len() < self.0.config.fetches_max).then(|| work.backlog.next_due()).flatten();
+            let due = (work.fetches.len() < fetches_max).then(|| work.backlog.next_due()).flatten();
             let due = due.unwrap_or_else(|| Instant::now() + NAP);
             tokio::select! {
                 Some(ended) = work.fetches.join_next() => work.end(unwind(ended)),
                 Ok(()) = applied.changed() => {}
                 Ok(()) = topology.changed() => {
                     work.compare_again();
-                    work.backlog.hasten(Instant::now());
+                    work.backlog.hasten();
                 }
                 event = events.recv() => match event {
                     Ok(event) => work.take(&parts.meta.local(), event).await,
@@ -82,12 +82,23 @@ impl Upkeep {
             }
         }
     }
+
+    fn publish(&self, work: &CatchUp) {
+        self.0.progress.send_if_modified(|progress| {
+            let now = work.progress();
+            let is_news = *progress != now;
+            self.0.metrics.set_progress(&now);
+            *progress = now;
+            is_news
+        });
+    }
 }
 
 /// The state of the loop.
 pub(super) struct CatchUp {
     replicas: Replicas,
     blobs: BlobStore,
+    pace: Arc<Pace>,
     pub(super) backlog: Backlog,
     fetches: JoinSet<(Digest, Result<()>)>,
     /// Content linked up to this log index has been looked at, or is covered by the comparison under way.
@@ -95,6 +106,12 @@ pub(super) struct CatchUp {
     comparison: Comparison,
     /// Whether another comparison is due after the one under way: none is cut short, so each comes to its end.
     again: bool,
+    /// Whether the comparison under way may have passed over what nothing else finds.
+    doubt: bool,
+    /// What the comparison under way found and the queue had no room for; the next one finds it again.
+    passed_over: LeftOut,
+    /// The same of the last comparison that ended.
+    left_out: LeftOut,
     done: u64,
     /// Whether a comparison has ended since track was last lost.
     compared: bool,
@@ -108,16 +125,27 @@ enum Comparison {
     Idle,
 }
 
+/// Missing contents that are not in the queue.
+#[derive(Debug, Clone, Copy, Default)]
+struct LeftOut {
+    contents: usize,
+    bytes: u64,
+}
+
 impl CatchUp {
-    pub(super) fn new(replicas: Replicas, blobs: BlobStore) -> Self {
+    pub(super) fn new(replicas: Replicas, blobs: BlobStore, pace: Arc<Pace>) -> Self {
         Self {
             replicas,
             blobs,
+            pace,
             backlog: Backlog::default(),
             fetches: JoinSet::new(),
             followed: None,
             comparison: Comparison::At(None),
             again: false,
+            doubt: false,
+            passed_over: LeftOut::default(),
+            left_out: LeftOut::default(),
             done: 0,
             compared: false,
             last_error: None,
@@ -134,37 +162,53 @@ impl CatchUp {
             self.lose_track();
             return;
         };
+        // So many were made before it was linked.
+        let copies = u8::try_from(self.replicas.write_copies()).unwrap_or(u8::MAX);
         for content in contents {
-            if self.lacks(&content).await && !self.backlog.add(want(&content), true) {
-                self.lose_track();
-                return;
+            if self.lacks(&content).await {
+                self.add(want(&content, copies), true);
             }
         }
     }
 
     /// Compares the next page of everything linked with this disk.
     pub(super) async fn compare(&mut self, state: &State) {
-        let Comparison::At(after) = &self.comparison else { return };
-        if !self.backlog.has_room() {
-            return;
+        if self.comparison == Comparison::Idle && self.again && self.backlog.has_room() {
+            self.comparison = Comparison::At(None);
+            (self.again, self.doubt, self.passed_over) = (false, false, LeftOut::default());
         }
+        let Comparison::At(after) = &self.comparison else { return };
         let page = state.contents(after.as_ref(), PAGE);
         let Some(last) = page.last().map(|content| content.digest.clone()) else {
-            if std::mem::take(&mut self.again) {
-                self.comparison = Comparison::At(None);
-            } else {
-                self.comparison = Comparison::Idle;
-                self.compared = true;
-            }
+            self.comparison = Comparison::Idle;
+            self.left_out = self.passed_over;
+            self.compared = !self.doubt;
             return;
         };
+        let mut lacking = Vec::new();
         for content in page {
             if self.lacks(&content).await {
-                // There was room for a page: this cannot be refused.
-                self.backlog.add(want(&content), false);
+                lacking.push(content);
             }
         }
+        let question: Vec<_> = lacking.iter().map(|content| (content.digest.clone(), content.size)).collect();
+        let copies = self.replicas.copies_elsewhere(&question).await;
+        for (content, copies) in lacking.iter().zip(copies) {
+            self.add(want(content, copies), false);
+        }
         self.comparison = Comparison::At(Some(last));
+    }
+
+    /// Queues missing content; what there is no room for is found again by another comparison.
+    fn add(&mut self, want: Want, news: bool) {
+        let Some(dropped) = self.backlog.add(want, news) else { return };
+        self.passed_over.contents += 1;
+        self.passed_over.bytes += dropped.size;
+        if dropped.body {
+            self.lose_track();
+        } else {
+            self.compare_again();
+        }
     }
 
     async fn lacks(&self, content: &Content) -> bool {
@@ -172,21 +216,27 @@ impl CatchUp {
         wanted && !matches!(self.blobs.has(&content.digest, content.size).await, Ok(true))
     }
 
+    /// How many fetches may run now.
+    fn fetches_max(&self, most: usize) -> usize {
+        if self.pace.is_busy() { (most / BUSY_FETCHES).max(1) } else { most }
+    }
+
     /// Starts fetches until `fetches_max` run.
     pub(super) fn begin(&mut self, state: &State, fetches_max: usize) {
         while self.fetches.len() < fetches_max {
             let Some(want) = self.backlog.take(Instant::now()) else { return };
             let linked = state.content(&want.digest).is_some_and(|content| content.size == want.size);
-            if !linked {
+            if !linked || !(want.body || self.replicas.is_wanted_here(&want.digest)) {
                 self.backlog.settle(&want.digest);
                 continue;
             }
-            let replicas = self.replicas.clone();
+            let (replicas, pace) = (self.replicas.clone(), Arc::clone(&self.pace));
             self.fetches.spawn(async move {
                 let result = if want.body {
+                    pace.take(want.size).await;
                     replicas.ensure_body(&want.digest, want.size).await
                 } else {
-                    replicas.ensure_local(&want.digest, want.size).await
+                    replicas.repair(&want.digest, want.size, pace).await
                 };
                 (want.digest, result)
             });
@@ -217,41 +267,31 @@ impl CatchUp {
         }
     }
 
-    /// This node's copy went: fetches another if it is linked.
-    async fn look_again(&mut self, state: &State, digest: &Digest) {
-        if let Some(content) = state.content(digest)
-            && self.lacks(&content).await
-            && !self.backlog.add(want(&content), true)
-        {
-            self.lose_track();
-        }
-    }
-
     /// Takes note of what became of a copy here.
     async fn take(&mut self, state: &State, event: Event) {
         match event {
-            Event::Quarantined { digest } | Event::Removed { digest } => self.look_again(state, &digest).await,
-            Event::Added { digest, .. } => self.arrived(&digest),
+            // This node's copy went: another is wanted if it is linked, and soon, for who knows what else went.
+            Event::Quarantined { digest } | Event::Removed { digest } => {
+                if let Some(content) = state.content(&digest)
+                    && self.lacks(&content).await
+                {
+                    self.add(want(&content, 1), true);
+                }
+            }
+            // A copy came by another way: a push, or a pull through this node.
+            Event::Added { digest, .. } => drop(self.backlog.settle(&digest)),
         }
-    }
-
-    /// A copy came by another way: a push, or a pull through this node.
-    fn arrived(&mut self, digest: &Digest) {
-        self.backlog.settle(digest);
     }
 
     /// Compares everything once more, after the comparison under way.
     fn compare_again(&mut self) {
-        match self.comparison {
-            Comparison::At(None) => {}
-            Comparison::At(Some(_)) => self.again = true,
-            Comparison::Idle => self.comparison = Comparison::At(None),
-        }
+        self.again |= self.comparison != Comparison::At(None);
     }
 
     /// Something that may be missing here was passed over: until it is compared anew, nothing is known to be complete.
     fn lose_track(&mut self) {
         self.compared = false;
+        self.doubt |= self.comparison != Comparison::At(None);
         self.compare_again();
     }
 
@@ -260,9 +300,14 @@ impl CatchUp {
     }
 
     pub(super) fn progress(&self) -> Progress {
+        let bytes_left = self.backlog.bytes() + self.left_out.bytes;
+        let rate = self.pace.rate();
         Progress {
-            missing: self.backlog.len(),
+            missing: self.backlog.len() + self.left_out.contents,
             missing_bodies: self.backlog.missing_bodies(),
+            bytes_left,
+            bytes_per_second: rate,
+            seconds_left: (rate > 0 || bytes_left == 0).then(|| bytes_left.div_ceil(rate.max(1))),
             running: self.fetches.len(),
             done: self.done,
             compared: self.compared,
@@ -277,6 +322,6 @@ fn unwind<T>(ended: std::result::Result<T, tokio::task::JoinError>) -> T {
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-fn want(content: &Content) -> Want {
-    Want { digest: content.digest.clone(), size: content.size, body: content.body }
+fn want(content: &Content, copies: u8) -> Want {
+    Want { digest: content.digest.clone(), size: content.size, body: content.body, copies }
 }

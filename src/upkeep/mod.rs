@@ -10,6 +10,7 @@
 mod backlog;
 mod catch_up;
 mod metrics;
+mod pace;
 mod reap;
 mod survey;
 
@@ -23,8 +24,9 @@ use tokio::sync::watch;
 
 use crate::blob::BlobStore;
 use crate::meta::Meta;
-use crate::replica::Replicas;
+use crate::replica::{Replicas, Throttle};
 
+pub use pace::{Limits, Pace};
 pub use survey::Survey;
 
 /// How fast upkeep goes.
@@ -32,6 +34,8 @@ pub use survey::Survey;
 pub struct Config {
     /// Blobs fetched to this disk at once.
     pub fetches_max: usize,
+    /// How fast they are fetched.
+    pub repair: Limits,
     /// How often everything linked is compared with this disk, besides at start and after changes of the topology.
     pub compare_every: Duration,
     /// How often extents that no session lists are looked for.
@@ -45,7 +49,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            fetches_max: 4,
+            fetches_max: 8,
+            repair: Limits::new(128 << 20, 20),
             compare_every: Duration::from_secs(600),
             reap_every: Duration::from_secs(60),
             reap_grace: Duration::from_secs(3600),
@@ -61,6 +66,12 @@ pub struct Progress {
     pub missing: usize,
     /// Of those, manifest bodies.
     pub missing_bodies: usize,
+    /// All bytes of those that are known to be missing.
+    pub bytes_left: u64,
+    /// Bytes fetched per second, lately.
+    pub bytes_per_second: u64,
+    /// How long the rest takes at that pace; nothing while none is fetched.
+    pub seconds_left: Option<u64>,
     /// Contents being fetched now.
     pub running: usize,
     /// Contents fetched since the start of the process.
@@ -100,6 +111,9 @@ pub struct Upkeep(Arc<Inner>);
 struct Inner {
     config: Config,
     parts: Parts,
+    pace: Arc<Pace>,
+    /// Holds back what other nodes fetch here while this node's clients move bytes.
+    serving: Arc<Pace>,
     progress: watch::Sender<Progress>,
     survey: watch::Sender<Survey>,
     metrics: metrics::Metrics,
@@ -110,7 +124,17 @@ impl Upkeep {
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
         let (progress, survey) = (watch::Sender::default(), watch::Sender::default());
-        Self(Arc::new(Inner { config, parts, progress, survey, metrics: metrics::Metrics::default() }))
+        let activity = parts.replicas.activity();
+        let pace = Arc::new(Pace::new(config.repair, Arc::clone(&activity)));
+        let serving = Arc::new(Pace::new(Limits { idle: 0, ..config.repair }, activity));
+        let metrics = metrics::Metrics::default();
+        Self(Arc::new(Inner { config, parts, pace, serving, progress, survey, metrics }))
+    }
+
+    /// Returns what holds back the bytes that other nodes fetch here and no client waits for.
+    #[must_use]
+    pub fn serving_throttle(&self) -> Arc<dyn Throttle> {
+        Arc::clone(&self.0.serving) as Arc<dyn Throttle>
     }
 
     /// Registers this module's metrics.

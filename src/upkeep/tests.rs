@@ -1,5 +1,7 @@
 //! The comparison of agreed state and disk, on real nodes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::meta::State;
@@ -8,6 +10,7 @@ use crate::oci::{Digest, MediaType, RepositoryName};
 use crate::replica::tests::lab::{Lab, LabNode, Options, pattern};
 
 use super::catch_up::CatchUp;
+use super::{Limits, Pace};
 
 /// An agreed state that is told what to link.
 struct Ledger {
@@ -66,6 +69,11 @@ async fn link(ledger: &mut Ledger, node: &LabNode, seed: u64) -> (Digest, Bytes)
     (digest, bytes)
 }
 
+fn catch_up(node: &LabNode) -> CatchUp {
+    let pace = Pace::new(Limits { idle: 0, busy: 1 << 30 }, node.replicas.activity());
+    CatchUp::new(node.replicas.clone(), node.blobs.clone(), Arc::new(pace))
+}
+
 /// One turn of the loop, to the end of all it began.
 async fn turn(work: &mut CatchUp, ledger: &Ledger) {
     work.follow(&ledger.state, ledger.index).await;
@@ -84,7 +92,7 @@ async fn a_node_fetches_what_it_lacks_at_start_and_what_is_linked_later() {
     let body = Bytes::from_static(b"{}");
     let manifest = lab.node(1).store(&body).await;
     ledger.put_manifest(&manifest, 2);
-    let mut work = CatchUp::new(lab.node(2).replicas.clone(), lab.node(2).blobs.clone());
+    let mut work = catch_up(lab.node(2));
     assert!(!work.progress().bodies_are_complete(0), "nothing has been compared yet");
     turn(&mut work, &ledger).await;
     assert!(lab.node(2).has(&old.0, &old.1).await && lab.node(2).has(&manifest, &body).await);
@@ -109,7 +117,7 @@ async fn blobs_go_where_placement_wants_them_and_bodies_everywhere() {
     let manifest = lab.node(1).store(&body).await;
     ledger.put_manifest(&manifest, 2);
     for node in [lab.node(2), lab.node(3)] {
-        let mut work = CatchUp::new(node.replicas.clone(), node.blobs.clone());
+        let mut work = catch_up(node);
         turn(&mut work, &ledger).await;
         turn(&mut work, &ledger).await;
         assert!(node.has(&manifest, &body).await);
@@ -122,7 +130,7 @@ async fn blobs_go_where_placement_wants_them_and_bodies_everywhere() {
 #[tokio::test]
 async fn what_was_compared_with_the_empty_state_does_not_count_later() {
     let lab = Lab::start(2).await;
-    let mut work = CatchUp::new(lab.node(2).replicas.clone(), lab.node(2).blobs.clone());
+    let mut work = catch_up(lab.node(2));
     let empty = State::default();
     work.follow(&empty, 0).await;
     work.compare(&empty).await;
@@ -144,9 +152,55 @@ async fn what_nobody_has_stays_in_the_queue_and_in_sight() {
     let mut ledger = Ledger::new();
     let (digest, _) = link(&mut ledger, lab.node(1), 1).await;
     lab.node(1).blobs.quarantine(&digest).await.unwrap();
-    let mut work = CatchUp::new(lab.node(2).replicas.clone(), lab.node(2).blobs.clone());
+    let mut work = catch_up(lab.node(2));
     turn(&mut work, &ledger).await;
     let progress = work.progress();
     assert_eq!((progress.missing, progress.done), (1, 0));
     assert!(progress.last_error.unwrap().contains(&digest.to_string()));
+}
+
+#[tokio::test]
+async fn repair_keeps_to_its_limit_and_uses_most_of_it() {
+    const LIMIT: u64 = 2 << 20;
+    let lab = Lab::start(3).await;
+    let mut ledger = Ledger::new();
+    let mut size = 0;
+    for seed in 1..=8 {
+        let bytes = pattern(seed, 512 << 10);
+        for node in [1, 2] {
+            lab.node(node).store(&bytes).await;
+        }
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, &bytes);
+        ledger.link(&digest, bytes.len() as u64);
+        size += bytes.len() as u64;
+    }
+    let node = lab.node(3);
+    let pace = Arc::new(Pace::new(Limits { idle: LIMIT, busy: 1 }, node.replicas.activity()));
+    let mut work = CatchUp::new(node.replicas.clone(), node.blobs.clone(), Arc::clone(&pace));
+    let began = tokio::time::Instant::now();
+    turn(&mut work, &ledger).await;
+    turn(&mut work, &ledger).await;
+    let took = began.elapsed().as_secs_f64();
+    assert_eq!((work.progress().missing, work.progress().done), (0, 8));
+    // The last frames of the fetches that ran at once are paid for only by whoever comes next.
+    #[expect(clippy::cast_precision_loss, reason = "a few MiB")]
+    let rate = size as f64 / took / LIMIT as f64;
+    assert!((0.7..4.0).contains(&rate), "{rate} of the limit, {took} s");
+}
+
+#[tokio::test]
+async fn a_client_does_not_wait_for_a_slow_repair() {
+    let lab = Lab::start(2).await;
+    let bytes = pattern(1, 4 << 20);
+    let digest = lab.node(1).store(&bytes).await;
+    let size = bytes.len() as u64;
+    let node = lab.node(2);
+    let pace = Arc::new(Pace::new(Limits { idle: 10_000, busy: 10_000 }, node.replicas.activity()));
+    let slow = node.replicas.repair(&digest, size, pace);
+    tokio::pin!(slow);
+    // At its pace the repair would take minutes.
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(300), slow.as_mut()).await.is_err());
+    assert_eq!(node.read(&digest, size, 0..size).await, (bytes.to_vec(), true));
+    slow.await.unwrap();
+    assert!(node.has(&digest, &bytes).await);
 }
