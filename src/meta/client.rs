@@ -19,9 +19,9 @@ use super::command::Proposal;
 use super::followers::Report;
 use super::propose::Submitted;
 use super::types::{Snapshot, TypeConfig, Vote};
-use super::{RaftState, Role, Status as NodeStatus, wire};
+use super::{RaftState, Role, Status as NodeStatus, TransferError, wire};
 
-type Result<T> = std::result::Result<T, Status>;
+type Result<T, E = Status> = std::result::Result<T, E>;
 
 /// Bytes of a snapshot in one message.
 const PART_BYTES: usize = 1 << 20;
@@ -179,6 +179,7 @@ pub(super) async fn read_index(
         applied: report.applied,
         state_hash: Bytes::copy_from_slice(&report.state_hash.to_be_bytes()),
         bodies_complete: report.bodies_complete,
+        bodies_to: Some(report.bodies_to),
     };
     let reply = within(deadline, client.read_index(request)).await?.into_inner();
     Ok(match reply.outcome.ok_or_else(malformed)? {
@@ -226,5 +227,25 @@ pub(super) async fn node_status(
         fresh: reply.fresh,
         diverged: reply.diverged,
         bodies_complete: reply.bodies_complete,
+    })
+}
+
+/// Asks `leader` to hand over to `to`, or to whoever is best.
+pub(super) async fn hand_over(
+    peers: &Peers,
+    leader: NodeId,
+    to: Option<NodeId>,
+    deadline: Duration,
+) -> Result<Result<NodeId, TransferError>> {
+    use proto::hand_over_reply::Outcome;
+    let mut client = meta_client(peers, leader)?;
+    let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+    let request = proto::HandOverRequest { to: to.map_or(0, |to| to.0), deadline_ms };
+    let reply = within(deadline, client.hand_over(request)).await?.into_inner();
+    Ok(match reply.outcome.ok_or_else(malformed)? {
+        Outcome::Leader(leader) => Ok(NodeId(leader)),
+        Outcome::NotLeader(_) => Err(TransferError::NoLeader),
+        Outcome::NoVoter(_) => Err(TransferError::NoVoter),
+        Outcome::TooLate(_) => Err(TransferError::TooLate),
     })
 }

@@ -41,6 +41,8 @@ pub struct Config {
     pub log_cache_entries: usize,
     /// Bytes of them at most.
     pub log_cache_bytes: usize,
+    /// How long a node may be away before the leader counts it out, in milliseconds (P13).
+    pub out_after_ms: u64,
 }
 
 impl Default for Config {
@@ -54,6 +56,7 @@ impl Default for Config {
             log_entries_kept: 20_000,
             log_cache_entries: 4096,
             log_cache_bytes: 8 << 20,
+            out_after_ms: 600_000,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What every part of `meta` shares: the raft handle, the published state, and what this node knows of time and leaders.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -20,7 +20,7 @@ use super::metrics::Metrics;
 use super::published::Published;
 use super::snapshot::SnapshotDir;
 use super::types::{Metrics as RaftMetrics, Raft};
-use super::{Failure, RaftState, Role, Status, VoterSets};
+use super::{Failure, RaftState, Role, Sight, Status, VoterSets};
 
 /// What `meta` is given by the node, since it can see neither clock nor chance.
 #[derive(Clone)]
@@ -31,6 +31,13 @@ pub struct Hooks {
     pub wall_seconds: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Whether every manifest body that the state names which is applied up to the given log index lies on this node (P12).
     pub bodies_complete: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Up to which log index every manifest body that was put lies on this node; 0 if that is not known (P12).
+    pub bodies_to: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// How this node sees another.
+    pub sight: Arc<dyn Fn(NodeId) -> Sight + Send + Sync>,
+    /// Whether all that a leaving node holds lies where it belongs without it, as this node found out after the given log
+    /// index.
+    pub is_empty: Arc<dyn Fn(NodeId, u64) -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Hooks {
@@ -58,6 +65,8 @@ pub(super) struct Core {
     pub(super) failure: watch::Sender<Option<Failure>>,
     pub(super) diverged: AtomicBool,
     pub(super) closing: AtomicBool,
+    /// What this node, as the leader, has to say to operators.
+    pub(super) notices: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -114,6 +123,7 @@ impl Core {
             applied: current.index,
             state_hash: current.state.hash(),
             bodies_complete: (self.hooks.bodies_complete)(current.index),
+            bodies_to: (self.hooks.bodies_to)(),
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) const FRESH_FOR: Duration = Duration::from_secs(2);
 const FRESH_FOR_ELSEWHERE: Duration = Duration::from_millis(2200);
 /// A report older than this says nothing.
 const REPORT_LIFE: Duration = Duration::from_secs(2);
+/// How long the best that a node said of its bodies stands beside worse.
+const BODIES_LIFE: Duration = Duration::from_secs(10);
 
 /// What a node says of itself when it asks for a read index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(super) struct Report {
     pub(super) applied: u64,
     pub(super) state_hash: u128,
     pub(super) bodies_complete: bool,
+    /// Up to which log index every manifest body that was put lies there; 0 if that is not known.
+    pub(super) bodies_to: u64,
 }
 
 /// Kept by every node, of use to the leader.
@@ -37,6 +41,8 @@ struct Follower {
     report: Report,
     /// Whether its state's hash was the leader's at the same index; `None` if that was not known.
     agrees: Option<bool>,
+    /// The best it has said of its bodies, and when: a body that is on its way just now makes it say less for a moment.
+    bodies: (u64, BootTime),
 }
 
 impl Inner {
@@ -69,7 +75,12 @@ impl Followers {
         let now = BootTime::now();
         let mut inner = self.lock();
         inner.enter(term, now);
-        inner.nodes.insert(node, Follower { asked: now, report, agrees });
+        let before = inner.nodes.get(&node).map(|follower| follower.bodies);
+        let bodies = match before {
+            Some((best, at)) if best > report.bodies_to && now.since(at) < BODIES_LIFE => (best, at),
+            _ => (report.bodies_to, now),
+        };
+        inner.nodes.insert(node, Follower { asked: now, report, agrees, bodies });
     }
 
     /// Returns until when `node` may hold itself fresh on a confirmation given up to now.
@@ -87,6 +98,14 @@ impl Followers {
         let inner = self.lock();
         let follower = inner.nodes.get(&node)?;
         (now.since(follower.asked) < REPORT_LIFE).then_some(follower.report)
+    }
+
+    /// Returns up to which log index the node has every body, as it said lately; nothing if it is silent.
+    pub(super) fn bodies_to(&self, node: u64) -> Option<u64> {
+        let now = BootTime::now();
+        let inner = self.lock();
+        let follower = inner.nodes.get(&node)?;
+        (now.since(follower.asked) < REPORT_LIFE).then_some(follower.bodies.0)
     }
 
     /// Returns which of `voters` agree with the leader's state, itself included, and which do not.
@@ -108,7 +127,7 @@ impl Followers {
 mod tests {
     use super::*;
 
-    const REPORT: Report = Report { applied: 1, state_hash: 2, bodies_complete: true };
+    const REPORT: Report = Report { applied: 1, state_hash: 2, bodies_complete: true, bodies_to: 1 };
 
     #[test]
     fn a_new_leader_counts_everyone_as_just_confirmed() {
@@ -119,6 +138,15 @@ mod tests {
         let before = BootTime::now();
         assert!(followers.fresh_until(2, 2) >= before + FRESH_FOR_ELSEWHERE);
         assert_eq!(followers.report(2), None);
+    }
+
+    #[test]
+    fn the_best_that_a_node_said_of_its_bodies_stands_for_a_while() {
+        let followers = Followers::default();
+        for bodies_to in [7, 0, 5] {
+            followers.asked(1, 2, Report { bodies_to, ..REPORT }, None);
+        }
+        assert_eq!((followers.bodies_to(2), followers.bodies_to(3)), (Some(7), None));
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod state;
 mod state_hash;
 mod state_machine;
 mod tables;
+mod transfer;
 mod types;
 mod wal;
 mod wire;
@@ -53,6 +54,7 @@ pub use apply::COMMAND_LIFE_MS;
 pub use check::Problem;
 pub use config::{Config, ConfigError};
 pub use engine::Hooks;
+pub use membership::{Operation, Refusal, Sight};
 pub use metrics::Metrics;
 pub use query::{Content, ManifestRecord, Referrer, StoredReference, TagEvent, TagRecord, Upload};
 pub use service::Door;
@@ -61,6 +63,7 @@ pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_rec
 pub use start::{Bootstrap, Options, Services, StartError};
 pub use state::{FEATURE_LEVEL_MAX, State};
 pub use tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};
+pub use transfer::TransferError;
 pub use wal::Error as LogError;
 
 use std::collections::BTreeSet;
@@ -295,9 +298,34 @@ impl Meta {
         self.core.admits(node)
     }
 
+    /// Carries out what an operator wants of the members; returns the log index of the decision, which every later leader
+    /// carries out.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`], always with nothing changed but where it says that the outcome is not known.
+    pub async fn operate(&self, operation: Operation, deadline: Duration) -> Result<u64, Refusal> {
+        self.core.operate(operation, deadline).await
+    }
+
+    /// Has the leader, wherever it is, hand over to `to`, or to whoever has the longest log; returns who leads then.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError`].
+    pub async fn transfer_leader(&self, to: Option<NodeId>, deadline: Duration) -> Result<NodeId, TransferError> {
+        self.core.transfer_leader(to, deadline).await
+    }
+
+    /// Returns what this node, if it leads, has to say to operators.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.core.notices.lock().expect("no panic while held").clone()
+    }
+
     /// Hands leadership to a caught-up voter if this node leads (graceful stop), within `deadline`.
     pub async fn hand_over(&self, deadline: Duration) {
-        self.core.hand_over(deadline).await;
+        self.core.hand_over(None, deadline).await;
     }
 
     /// Ends this node's part in consensus: proposals are refused, the raft core stops, the log is closed synced.

@@ -48,8 +48,6 @@ pub struct NodePlan {
 pub struct Plan {
     /// The log index that last changed it.
     pub index: u64,
-    /// How many voters there shall be; `None`: 1, then 3, then 5, as there are nodes (P12).
-    pub voters: Option<u32>,
     /// The nodes about which something was decided.
     pub nodes: BTreeMap<NodeId, NodePlan>,
 }
@@ -78,8 +76,6 @@ pub struct NodeChange {
 pub struct PlanChange {
     /// [`Plan::index`] as the proposer saw it: of two changes at once, one is refused.
     pub seen: u64,
-    /// How many voters there shall be.
-    pub voters: Option<u32>,
     /// What changes about single nodes.
     pub nodes: Vec<NodeChange>,
 }

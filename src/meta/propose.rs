@@ -1,11 +1,12 @@
 //! Changing the agreed state: from any node, through the leader, once (P4).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::topology::NodeId;
 
@@ -172,7 +173,7 @@ impl Core {
         let topology = self.published.current().state.topology();
         let membership = self.raft_metrics().membership_config;
         let members = membership.membership().nodes().map(|(id, _)| *id);
-        let mut others: std::collections::BTreeSet<u64> = topology.nodes.keys().map(|id| id.0).chain(members).collect();
+        let mut others: BTreeSet<u64> = topology.nodes.keys().map(|id| id.0).chain(members).collect();
         others.remove(&self.me.0);
         // Taken now, after the delete was applied: whoever asks later is told an index that includes it.
         let waits = others.into_iter().map(|node| {
@@ -193,33 +194,6 @@ impl Core {
                 _ => sleep(Duration::from_millis(50).min(left)).await,
             }
         }
-    }
-
-    /// Hands leadership to a caught-up voter, if this node leads; returns when it no longer does, or after `limit`.
-    pub(super) async fn hand_over(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while self.leading().is_some() && Instant::now() < deadline {
-            let Some(successor) = self.successor() else { return };
-            if self.raft.trigger().transfer_leader(successor).await.is_err() {
-                return;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let handed = timeout(left.min(Duration::from_millis(700)), async {
-                while self.leading().is_some() {
-                    self.changed(Duration::from_millis(20)).await;
-                }
-            });
-            // Not taken in time: ask again, perhaps another one.
-            handed.await.ok();
-        }
-    }
-
-    /// Returns the voter whose log is the longest beside this node's.
-    fn successor(&self) -> Option<u64> {
-        let metrics = self.raft_metrics();
-        let replication = metrics.replication?;
-        let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.me.0);
-        voters.max_by_key(|id| replication.get(id).copied().flatten().map(|matched| matched.index))
     }
 }
 

@@ -25,7 +25,7 @@ use super::propose::Submitted;
 use super::snapshot::{Incoming, SnapshotFile, load};
 use super::types::{LogId, Snapshot, Vote};
 use super::wal::EntryId;
-use super::{Failure, RaftState, Role, wire};
+use super::{Failure, RaftState, Role, TransferError, wire};
 
 /// The longest a caller may have this node wait.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -246,7 +246,10 @@ impl MetaService for Door {
             .try_into()
             .map_err(|_| Retry::GiveUp.status(Code::InvalidArgument, "state hash is not 16 bytes"))?;
         let state_hash = u128::from_be_bytes(state_hash);
-        let report = Report { applied: request.applied, state_hash, bodies_complete: request.bodies_complete };
+        let (applied, bodies_complete) = (request.applied, request.bodies_complete);
+        // A node of an earlier version says only whether it has all.
+        let bodies_to = request.bodies_to.unwrap_or(if bodies_complete { applied } else { 0 });
+        let report = Report { applied, state_hash, bodies_complete, bodies_to };
         let agrees = core.published.hash_at(report.applied).map(|hash| hash == state_hash);
         // Before the index is determined: a delete that commits meanwhile must see that this grant may be live (P6).
         core.followers.asked(term, caller.0, report, agrees);
@@ -278,6 +281,23 @@ impl MetaService for Door {
         let request = request.into_inner();
         self.0.wait_applied(request.index, limit(request.deadline_ms).mul_f64(0.95)).await;
         Ok(Response::new(proto::WaitAppliedReply { applied: self.0.published.current().index }))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<proto::HandOverRequest>,
+    ) -> Result<Response<proto::HandOverReply>, Status> {
+        use proto::hand_over_reply::Outcome;
+        self.caller(&request)?;
+        let request = request.into_inner();
+        let to = (request.to != 0).then_some(NodeId(request.to));
+        let outcome = match self.0.transfer_here(to, limit(request.deadline_ms).mul_f64(0.95)).await {
+            Ok(leader) => Outcome::Leader(leader.0),
+            Err(TransferError::NoLeader) => Outcome::NotLeader(not_leader(self.0.leader())),
+            Err(TransferError::NoVoter) => Outcome::NoVoter(proto::Empty {}),
+            Err(TransferError::TooLate) => Outcome::TooLate(proto::Empty {}),
+        };
+        Ok(Response::new(proto::HandOverReply { outcome: Some(outcome) }))
     }
 
     async fn node_status(

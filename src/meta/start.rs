@@ -1,8 +1,8 @@
 //! Opening: the log, the newest snapshot, the raft core on its own threads, and the futures that the node runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::impls::EmptyNode;
@@ -178,6 +178,7 @@ impl Meta {
             failure: watch::Sender::new(None),
             diverged: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            notices: Mutex::default(),
         });
         if core.is_alone().await {
             // Nobody else could win: there is no timeout to wait for. An error means a stopped core, seen soon enough.

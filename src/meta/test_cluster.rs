@@ -1,9 +1,10 @@
 //! A cluster of one to a few [`Meta`]s in one process, over real connections, for the tests of this module.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -17,7 +18,7 @@ use crate::rpc::testing::Loopback;
 use crate::topology::{ClusterId, NodeId, Region, Zone};
 
 use super::command::{Command, Response};
-use super::{Applied, Bootstrap, Config, Failure, Hooks, Meta, Metrics, Options, StartError, State};
+use super::{Applied, Bootstrap, Config, Failure, Hooks, Meta, Metrics, Options, Sight, StartError, State};
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
@@ -77,6 +78,8 @@ pub(super) struct TestNode {
     pub(super) meta: Meta,
     pub(super) run: JoinSet<Failure>,
     pub(super) bodies: Arc<AtomicBool>,
+    /// How the node sees others, where not live.
+    pub(super) sight: Arc<Mutex<BTreeMap<NodeId, Sight>>>,
 }
 
 impl TestNode {
@@ -101,6 +104,11 @@ impl TestCluster {
         Self { loopback, dirs, config, expected: u32::try_from(nodes).unwrap() }
     }
 
+    /// Has the first node open the registry with so many.
+    pub(super) fn expect(&mut self, nodes: u32) {
+        self.expected = nodes;
+    }
+
     pub(super) fn dir(&self, id: u64) -> &Path {
         self.dirs[usize::try_from(id).unwrap() - 1].path()
     }
@@ -108,11 +116,16 @@ impl TestCluster {
     pub(super) async fn try_start(&self, id: u64) -> Result<TestNode, StartError> {
         let here = self.loopback.node(id);
         let bodies = Arc::new(AtomicBool::new(true));
-        let (seed, complete) = (here.env.seed.clone(), bodies.clone());
+        let (seed, complete, bodies_to) = (here.env.seed.clone(), bodies.clone(), bodies.clone());
+        let sight = Arc::new(Mutex::new(BTreeMap::new()));
+        let seen = sight.clone();
         let hooks = Hooks {
             random: Arc::new(move || seed.draw_u128()),
             wall_seconds: Arc::new(|| 1_700_000_000),
             bodies_complete: Arc::new(move |_| complete.load(Ordering::Relaxed)),
+            bodies_to: Arc::new(move || if bodies_to.load(Ordering::Relaxed) { u64::MAX } else { 0 }),
+            sight: Arc::new(move |node| *seen.lock().unwrap().get(&node).unwrap_or(&Sight::Live)),
+            is_empty: Arc::new(|_, _| true),
         };
         let bootstrap = (id == 1).then(|| Bootstrap { nodes_expected: self.expected, add_me: add_node(1) });
         let options = Options {
@@ -132,7 +145,7 @@ impl TestCluster {
         here.serve(routes);
         let mut run = JoinSet::new();
         run.spawn(services.run);
-        Ok(TestNode { meta, run, bodies })
+        Ok(TestNode { meta, run, bodies, sight })
     }
 
     pub(super) async fn start(&self, id: u64) -> TestNode {
@@ -151,6 +164,21 @@ impl TestCluster {
             .await;
         nodes
     }
+}
+
+/// Has every node report this binary's feature level, and waits until that is agreed.
+pub(super) async fn raise_level(nodes: &[TestNode]) {
+    let meta = &nodes[0].meta;
+    for row in meta.local().nodes() {
+        let Command::AddNode { zone, region, rpc_address, api_url, weight, .. } = add_node(row.id().0) else {
+            continue;
+        };
+        let (node, feature_level) = (row.id(), super::FEATURE_LEVEL_MAX);
+        let update = Command::UpdateNode { node, zone, region, rpc_address, api_url, weight, feature_level };
+        propose_ok(meta, update).await;
+    }
+    let raised = |node: &TestNode| node.meta.local().feature_level() == super::FEATURE_LEVEL_MAX;
+    eventually("the level rises", || async { nodes.iter().all(raised) }).await;
 }
 
 pub(super) fn leader_of(nodes: &[TestNode]) -> Option<usize> {

@@ -403,8 +403,8 @@ async fn a_node_whose_state_differs_from_the_majoritys_is_told() {
     let (right, wrong) = ((leader + 1) % 3, (leader + 2) % 3);
     assert!(nodes[right].meta.confirm().await.fresh);
     let status = nodes[wrong].meta.status();
-    let report =
-        followers::Report { applied: status.applied, state_hash: status.state_hash ^ 1, bodies_complete: true };
+    let (applied, state_hash) = (status.applied, status.state_hash ^ 1);
+    let report = followers::Report { applied, state_hash, bodies_complete: true, bodies_to: applied };
     let peers = &cluster.loopback.node(status.me.0).peers;
     let leader_id = nodes[leader].meta.status().me;
     let answer = client::read_index(peers, leader_id, report, SOON).await.unwrap();

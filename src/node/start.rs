@@ -209,10 +209,10 @@ impl Ground {
     ) -> Result<Parts, StartError> {
         let config = &self.config;
         let description = wiring::description(config, doors.api, place.server.address());
-        let later: Later<Upkeep> = Later::default();
-        let (meta, peers, services) = self.join_consensus(&place, &description, later.clone()).await?;
+        let (later, later_gossip): (Later<Upkeep>, Later<Gossip>) = (Later::default(), Later::default());
+        let hooks = wiring::meta_hooks(&self.env, later.clone(), later_gossip.clone());
+        let (meta, peers, services) = self.join_consensus(&place, &description, hooks).await?;
         self.tasks.critical("consensus", async move { Err::<(), _>(services.run.await) });
-        let later_gossip: Later<Gossip> = Later::default();
         let joins = wiring::Joins { meta: meta.clone(), gossip: later_gossip.clone() };
         place.bootstrap.serve_joins(Arc::new(joins));
         place.bootstrap.mark_started().await?;
@@ -295,7 +295,7 @@ impl Ground {
         &self,
         place: &Place,
         description: &rpc::NodeDescription,
-        upkeep: Later<Upkeep>,
+        hooks: meta::Hooks,
     ) -> Result<(Meta, Peers, meta::Services), StartError> {
         let (identity, known, expected) = match &place.become_what {
             Bootstrapped::Initialise { identity, expected, .. } => (identity, Vec::new(), Some(*expected)),
@@ -329,7 +329,7 @@ impl Ground {
             peers: peers.clone(),
             started: matches!(place.become_what, Bootstrapped::Existing { started: true, .. }),
             bootstrap,
-            hooks: wiring::meta_hooks(&self.env, upkeep),
+            hooks,
             metrics: self.metrics.register(meta::Metrics::new),
             runtime: self.runtimes.raft.clone(),
         };

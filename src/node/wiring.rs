@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::env::{BoxFuture, Env};
 use crate::gossip::{Gossip, Liveness};
 use crate::meta::command::{Command, Rejection, Response};
-use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta};
+use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta, Sight};
 use crate::ops::{Health, Stage};
 use crate::rpc::{AddNodeError, Admission, ClusterHooks, NodeDescription};
 use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState};
@@ -29,14 +29,25 @@ const GOSSIP_MAX: Duration = Duration::from_secs(2);
 pub(super) type Later<T> = Arc<OnceLock<T>>;
 
 /// What `meta` may not see for itself.
-pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>) -> Hooks {
+pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>, gossip: Later<Gossip>) -> Hooks {
     let (seed, clock) = (env.seed.clone(), env.clock.clone());
+    let bodies = upkeep.clone();
     Hooks {
         random: Arc::new(move || seed.draw_u128()),
         wall_seconds: Arc::new(move || clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
         bodies_complete: Arc::new(move |applied| {
             upkeep.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete(applied))
         }),
+        bodies_to: Arc::new(move || bodies.get().map_or(0, |upkeep| upkeep.progress().borrow().bodies_to())),
+        sight: Arc::new(move |node| {
+            let liveness = gossip.get().and_then(|gossip| Some(gossip.members().borrow().get(&node)?.liveness));
+            match liveness {
+                Some(Liveness::Live) => Sight::Live,
+                Some(Liveness::Dead) => Sight::Dead,
+                Some(Liveness::Suspect) | None => Sight::Unsure,
+            }
+        }),
+        is_empty: Arc::new(|_, _| false),
     }
 }
 

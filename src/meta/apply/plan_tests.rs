@@ -38,7 +38,7 @@ impl Fixture {
     fn plan(&mut self, node: u64, state: NodeState, plan: NodePlan) -> Response {
         let nodes = vec![NodeChange { node: NodeId(node), state, plan }];
         let seen = self.state.plan().index;
-        self.run(Command::ChangePlan(PlanChange { seen, voters: None, nodes }))
+        self.run(Command::ChangePlan(PlanChange { seen, nodes }))
     }
 
     fn state_of(&self, node: u64) -> NodeState {
@@ -78,7 +78,7 @@ fn token(token: u8, ttl_ms: u64, learner: bool) -> Command {
 #[test]
 fn below_level_two_nothing_is_planned() {
     let mut state = State::default();
-    let change = Command::ChangePlan(PlanChange { seen: 0, voters: Some(3), nodes: vec![] });
+    let change = Command::ChangePlan(PlanChange { seen: 0, nodes: vec![] });
     let at = LogTime(1);
     let proposal = Proposal { id: RequestId(1), issued: at, at, wall_seconds: 0, command: change };
     assert_eq!(state.apply(1, &proposal), Response::Rejected(Rejection::FeatureLevel { agreed: 1 }));
@@ -87,10 +87,14 @@ fn below_level_two_nothing_is_planned() {
 #[test]
 fn of_two_changes_at_once_one_is_refused() {
     let mut fixture = Fixture::new();
-    let change = |voters| Command::ChangePlan(PlanChange { seen: 0, voters: Some(voters), nodes: vec![] });
-    assert_eq!(fixture.run(change(3)), Response::Done);
-    assert_eq!(fixture.run(change(5)), Response::Rejected(Rejection::PlanChanged));
-    assert_eq!(fixture.state.plan().voters, Some(3));
+    let change = |node, vote| {
+        let plan = NodePlan { vote, ..NodePlan::default() };
+        let nodes = vec![NodeChange { node: NodeId(node), state: NodeState::In, plan }];
+        Command::ChangePlan(PlanChange { seen: 0, nodes })
+    };
+    assert_eq!(fixture.run(change(1, Vote::Never)), Response::Done);
+    assert_eq!(fixture.run(change(2, Vote::Never)), Response::Rejected(Rejection::PlanChanged));
+    assert_eq!(fixture.state.plan().node(NodeId(2)), NodePlan::default());
 }
 
 #[test]

@@ -28,7 +28,6 @@ impl State {
         }
         let mut plan = Plan::clone(&self.plan);
         plan.index = context.index;
-        plan.voters = change.voters;
         for wanted in &change.nodes {
             if wanted.plan == NodePlan::default() {
                 plan.nodes.remove(&wanted.node);

@@ -186,8 +186,7 @@ fn plans() -> impl Strategy<Value = Command> {
     let nodes = (1u64..6, states, votes, any::<bool>(), leaves).prop_map(|(node, state, vote, held_out, leave)| {
         NodeChange { node: NodeId(node), state, plan: NodePlan { vote, held_out, leave } }
     });
-    let changes = (vec(nodes, 0..3), prop::option::of(1u32..6))
-        .prop_map(|(nodes, voters)| Command::ChangePlan(PlanChange { seen: 0, voters, nodes }));
+    let changes = vec(nodes, 0..3).prop_map(|nodes| Command::ChangePlan(PlanChange { seen: 0, nodes }));
     let creates = (0u8..3, 1u64..200_000, any::<bool>()).prop_map(|(token, ttl_ms, learner)| Command::CreateToken {
         token: [token; 32],
         ttl_ms,
