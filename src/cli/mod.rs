@@ -33,7 +33,7 @@ enum Command {
     Dev(dev::Options),
     /// Run one node.
     Serve(serve::Options),
-    /// Look at a cluster.
+    /// Look at a cluster, and change who is in it.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Follow how copies are brought back to where they should be.
@@ -47,7 +47,9 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
     /// Show nodes, leader, applied log index and state hash per node, and the state of copies.
-    Status(cluster::Options),
+    Status(cluster::Status),
+    #[command(flatten)]
+    Members(cluster::Members),
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,7 +88,8 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Dev(options) => dev::run(&options),
         Command::Serve(options) => serve::run(&options),
-        Command::Cluster(ClusterCommand::Status(options)) => cluster::run(&options),
+        Command::Cluster(ClusterCommand::Status(options)) => cluster::run_status(&options),
+        Command::Cluster(ClusterCommand::Members(command)) => command.run(),
         Command::Repair(RepairCommand::Status(options)) => repair::run(&options),
         Command::Config(ConfigCommand::Check(options)) => match load(options.config.as_deref()) {
             Ok(_) => print::line("configuration is valid"),

@@ -235,6 +235,7 @@ impl Ground {
             blobs: blobs.clone(),
             upkeep: upkeep.clone(),
             copies_wanted: config.storage.copies as usize,
+            write_copies: config.storage.write_copies as usize,
             started: self.started,
         };
         let admin = AdminService::server(ops_parts.clone());
@@ -358,6 +359,7 @@ impl Ground {
         self.tasks.background("catch up", until(Box::pin(upkeep.clone().catch_up()) as BoxFuture<'_, ()>));
         self.tasks.background("reap", until(Box::pin(upkeep.clone().reap())));
         self.tasks.background("survey", until(Box::pin(upkeep.clone().survey_copies())));
+        self.tasks.background("drains", until(Box::pin(upkeep.clone().watch_drains())));
         stop
     }
 

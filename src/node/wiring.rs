@@ -31,12 +31,12 @@ pub(super) type Later<T> = Arc<OnceLock<T>>;
 /// What `meta` may not see for itself.
 pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>, gossip: Later<Gossip>) -> Hooks {
     let (seed, clock) = (env.seed.clone(), env.clock.clone());
-    let bodies = upkeep.clone();
+    let (complete, bodies) = (upkeep.clone(), upkeep.clone());
     Hooks {
         random: Arc::new(move || seed.draw_u128()),
         wall_seconds: Arc::new(move || clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
         bodies_complete: Arc::new(move |applied| {
-            upkeep.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete(applied))
+            complete.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete(applied))
         }),
         bodies_to: Arc::new(move || bodies.get().map_or(0, |upkeep| upkeep.progress().borrow().bodies_to())),
         sight: Arc::new(move |node| {
@@ -47,7 +47,10 @@ pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>, gossip: Later<Gossip>
                 Some(Liveness::Suspect) | None => Sight::Unsure,
             }
         }),
-        is_empty: Arc::new(|_, _| false),
+        is_empty: Arc::new(move |node, since| {
+            let drain = upkeep.get().and_then(|upkeep| upkeep.drains().borrow().get(&node).copied());
+            drain.is_some_and(|drain| drain.is_done() && drain.began >= since)
+        }),
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::request::Builder;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -126,49 +127,74 @@ impl Client {
     ///
     /// [`Error::Connect`], [`Error::Http`], [`Error::Timeout`]; [`Error::Refused`] for every status but 200.
     pub async fn get(&self, path: &str) -> Result<Bytes, Error> {
-        tokio::time::timeout(TIMEOUT, self.get_at_leisure(path)).await.unwrap_or(Err(Error::Timeout))
+        self.send(Request::get(path), Bytes::new()).await
     }
 
-    async fn get_at_leisure(&self, path: &str) -> Result<Bytes, Error> {
-        let connect = |source| Error::Connect { address: self.address.clone(), source };
-        let stream = TcpStream::connect(&self.address).await.map_err(connect)?;
-        let Some(tls) = &self.tls else {
-            return self.ask(stream, path).await;
-        };
-        let name = ServerName::try_from(self.host.clone()).map_err(|_| Error::Url { url: self.host.clone() })?;
-        let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(connect)?;
-        self.ask(stream, path).await
+    /// Puts a document and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    pub async fn put(&self, path: &str, body: &serde_json::Value) -> Result<Bytes, Error> {
+        self.send(json(Method::PUT, path), body.to_string().into()).await
     }
 
-    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<Bytes, Error> {
-        let http = |source: hyper::Error| Error::Http { source: source.into() };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-        let mut request = Request::get(path).header(header::HOST, &self.address);
+    /// Posts a document and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    pub async fn post(&self, path: &str, body: &serde_json::Value) -> Result<Bytes, Error> {
+        self.send(json(Method::POST, path), body.to_string().into()).await
+    }
+
+    async fn send(&self, request: Builder, body: Bytes) -> Result<Bytes, Error> {
+        tokio::time::timeout(TIMEOUT, self.send_at_leisure(request, body)).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn send_at_leisure(&self, mut request: Builder, body: Bytes) -> Result<Bytes, Error> {
+        request = request.header(header::HOST, &self.address);
         if let Some(login) = &self.login {
             request = request.header(header::AUTHORIZATION, login);
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|source| Error::Http { source: source.into() })?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(http)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok((status, body.map_err(|source| Error::Http { source })?.to_bytes()))
+        let request = request.body(Full::new(body)).map_err(|source| Error::Http { source: source.into() })?;
+        let connect = |source| Error::Connect { address: self.address.clone(), source };
+        let stream = TcpStream::connect(&self.address).await.map_err(connect)?;
+        let Some(tls) = &self.tls else {
+            return ask(stream, request).await;
         };
-        let mut exchange = std::pin::pin!(exchange);
-        let (status, body) = tokio::select! {
-            done = &mut exchange => done?,
-            broken = connection => match broken {
-                // the far end closed after its answer, which is then complete
-                Ok(()) => exchange.await?,
-                Err(source) => return Err(http(source)),
-            },
-        };
-        if status != StatusCode::OK {
-            return Err(Error::Refused { status, body: String::from_utf8_lossy(&body).into_owned() });
-        }
-        Ok(body)
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| Error::Url { url: self.host.clone() })?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(connect)?;
+        ask(stream, request).await
     }
+}
+
+fn json(method: Method, path: &str) -> Builder {
+    Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json")
+}
+
+async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<Bytes>>) -> Result<Bytes, Error> {
+    let http = |source: hyper::Error| Error::Http { source: source.into() };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(http)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|source| Error::Http { source })?.to_bytes()))
+    };
+    let mut exchange = std::pin::pin!(exchange);
+    let (status, body) = tokio::select! {
+        done = &mut exchange => done?,
+        broken = connection => match broken {
+            // the far end closed after its answer, which is then complete
+            Ok(()) => exchange.await?,
+            Err(source) => return Err(http(source)),
+        },
+    };
+    if status != StatusCode::OK {
+        return Err(Error::Refused { status, body: String::from_utf8_lossy(&body).into_owned() });
+    }
+    Ok(body)
 }
 
 fn trust(ca: Option<&Path>) -> Result<rustls::ClientConfig, Error> {

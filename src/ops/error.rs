@@ -20,6 +20,11 @@ impl Refusal {
         code: "method_not_allowed",
         message: "the resource does not take this method",
     };
+    pub(super) const BODY: Self = Self {
+        status: StatusCode::BAD_REQUEST,
+        code: "invalid_body",
+        message: "the body is not the JSON that is expected",
+    };
     pub(super) const NOT_READY: Self = Self {
         status: StatusCode::SERVICE_UNAVAILABLE,
         code: "not_ready",

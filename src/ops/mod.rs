@@ -8,7 +8,9 @@ mod access;
 pub mod client;
 mod error;
 mod health;
+mod members;
 mod openapi;
+mod openapi_members;
 mod report;
 mod routes;
 mod service;
@@ -51,6 +53,8 @@ pub struct Parts {
     pub upkeep: Upkeep,
     /// Copies wanted of each blob.
     pub copies_wanted: usize,
+    /// Copies that a push waits for.
+    pub write_copies: usize,
     /// When the node was started.
     pub started: Instant,
 }

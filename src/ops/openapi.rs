@@ -2,8 +2,18 @@
 
 use serde_json::{Value, json};
 
+use super::openapi_members as members;
+
 /// Describes `/api/v1` and its neighbours as `OpenAPI` 3.1.
 pub(super) fn description() -> Value {
+    let mut description = own_paths();
+    if let Some(paths) = description["paths"].as_object_mut() {
+        paths.extend(members::paths());
+    }
+    description
+}
+
+fn own_paths() -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -140,6 +150,8 @@ fn node() -> Value {
             "repair_bytes_left": integer(),
             "repair_bytes_per_second": integer(),
             "repair_eta_seconds": integer(),
+            "plan": members::plan(),
+            "drain": members::drain(),
         },
     })
 }

@@ -2,6 +2,7 @@
 
 use crate::meta::RaftState;
 use crate::topology::NodeId;
+use crate::upkeep::Drains;
 
 use super::Parts;
 
@@ -39,6 +40,10 @@ pub struct Report {
     /// How fast it is fetched.
     pub(super) bytes_per_second: u64,
     pub(super) seconds_left: Option<u64>,
+    /// What the node, as the leader, has to say to operators.
+    pub(super) notices: Vec<String>,
+    /// How far leaving nodes are, as the leader sees it.
+    pub(super) drains: Drains,
 }
 
 /// Makes this node's report.
@@ -73,6 +78,8 @@ pub(super) fn own(parts: &Parts) -> Report {
         bytes_left: progress.bytes_left,
         bytes_per_second: progress.bytes_per_second,
         seconds_left: progress.seconds_left,
+        notices: parts.meta.notices(),
+        drains: Drains::clone(&parts.upkeep.drains().borrow()),
     }
 }
 

@@ -3,11 +3,11 @@
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::error::{Refusal, json};
-use super::{Health, Parts, Stage, access, openapi, status};
+use super::{Health, Parts, Stage, access, members, openapi, status};
 
 /// The routes of a node that is not whole yet: it lives, and is not ready.
 pub fn starting(health: Health) -> Router {
@@ -21,6 +21,10 @@ pub fn router(parts: Parts) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/cluster/status", get(cluster_status))
+        .route("/api/v1/cluster/nodes/{node}/losses", get(members::losses))
+        .route("/api/v1/cluster/nodes/{node}/{verb}", post(members::node))
+        .route("/api/v1/cluster/voters", post(members::voters))
+        .route("/api/v1/cluster/leader", post(members::leader))
         .route("/api/v1/openapi.json", get(description))
         .method_not_allowed_fallback(|| async { Refusal::METHOD })
         .with_state(parts.clone());

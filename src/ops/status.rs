@@ -1,14 +1,15 @@
 //! The state of the cluster as one node sees it, with every node's own word where it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::gossip::{Liveness, Members};
 use crate::meta::VoterSets;
+use crate::meta::plan::{Leave, Plan, Vote};
 use crate::topology::{NodeId, NodeRecord, NodeState, Topology};
-use crate::upkeep::Survey;
+use crate::upkeep::{Drain, Survey};
 
 use super::{Parts, Report, report, wire};
 
@@ -33,6 +34,7 @@ pub(super) async fn cluster(parts: &Parts) -> Value {
         topology: &topology,
         members: &members,
         reports: &reports,
+        plan: &parts.meta.local().plan(),
     };
     seen.print()
 }
@@ -48,6 +50,7 @@ struct Seen<'a> {
     topology: &'a Topology,
     members: &'a Members,
     reports: &'a BTreeMap<NodeId, Report>,
+    plan: &'a Plan,
 }
 
 impl Seen<'_> {
@@ -145,7 +148,34 @@ impl Seen<'_> {
             "repair_bytes_left": report.map(|report| report.bytes_left),
             "repair_bytes_per_second": report.map(|report| report.bytes_per_second),
             "repair_eta_seconds": report.and_then(|report| report.seconds_left),
+            "plan": self.plan_of(node.id),
+            "drain": self.drain_of(node.id),
         })
+    }
+
+    /// What operators have decided about a node.
+    fn plan_of(&self, node: NodeId) -> Value {
+        let plan = self.plan.node(node);
+        let vote = match plan.vote {
+            Vote::Auto => "auto",
+            Vote::Always => "always",
+            Vote::Never => "never",
+        };
+        let leaves = match plan.leave {
+            Leave::Stays => None,
+            Leave::WhenEmpty => Some("when_empty"),
+            Leave::Now => Some("now"),
+        };
+        json!({ "vote": vote, "held_out": plan.held_out, "leaves": leaves })
+    }
+
+    /// How far a leaving node is with being empty, in the leader's word.
+    fn drain_of(&self, node: NodeId) -> Option<Value> {
+        let drain = self.reports.values().find_map(|report| report.drains.get(&node))?;
+        let Drain { total, left, left_bytes, only_here, uploads, .. } = drain;
+        Some(json!({
+            "total": total, "left": left, "left_bytes": left_bytes, "only_here": only_here, "uploads": uploads,
+        }))
     }
 
     /// When the last node has all it should hold, if each that lacks something is at it.
@@ -178,9 +208,13 @@ impl Seen<'_> {
         if leader.is_none() {
             warnings.push("no leader is known: writes are refused, reads may be old".to_owned());
         }
-        if self.voters.sets.iter().any(|set| set.len() == 2) {
-            warnings.push("two voters do not survive the loss of one".to_owned());
+        if let Some(count) = self.voters.sets.last().map(BTreeSet::len).filter(|count| count.is_multiple_of(2)) {
+            warnings.push(match count {
+                2 => "two voters do not survive the loss of one".to_owned(),
+                count => format!("{count} voters survive no more losses than {}", count - 1),
+            });
         }
+        warnings.extend(self.reports.values().flat_map(|report| report.notices.iter().cloned()));
         if !self.open {
             warnings.push("the registry is not open yet: its first nodes are not all here".to_owned());
         }

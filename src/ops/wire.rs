@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::rpc::proto::admin_client::AdminClient;
-use crate::rpc::proto::{ReportRequest, ReportResponse};
+use crate::rpc::proto::{DrainReport, ReportRequest, ReportResponse};
 use crate::rpc::{Lane, MESSAGE_BYTES_MAX, Peers, within};
 use crate::topology::NodeId;
+use crate::upkeep::Drain;
 
 use super::Report;
 
@@ -57,6 +58,8 @@ impl TryFrom<ReportResponse> for Report {
             bytes_left: wire.bytes_left,
             bytes_per_second: wire.bytes_per_second,
             seconds_left: wire.seconds_left,
+            notices: wire.notices,
+            drains: wire.drains.iter().map(|drain| (NodeId(drain.node), drain.into())).collect(),
         })
     }
 }
@@ -90,6 +93,20 @@ impl From<Report> for ReportResponse {
             bytes_left: report.bytes_left,
             bytes_per_second: report.bytes_per_second,
             seconds_left: report.seconds_left,
+            notices: report.notices,
+            drains: report.drains.iter().map(|(node, drain)| drain_report(*node, drain)).collect(),
         }
     }
+}
+
+impl From<&DrainReport> for Drain {
+    fn from(wire: &DrainReport) -> Self {
+        let DrainReport { node: _, total, left, left_bytes, only_here, uploads } = *wire;
+        Self { began: 0, total, left, left_bytes, only_here, uploads }
+    }
+}
+
+fn drain_report(node: NodeId, drain: &Drain) -> DrainReport {
+    let Drain { began: _, total, left, left_bytes, only_here, uploads } = *drain;
+    DrainReport { node: node.0, total, left, left_bytes, only_here, uploads }
 }

@@ -9,6 +9,7 @@
 
 mod backlog;
 mod catch_up;
+mod drain;
 mod metrics;
 mod pace;
 mod reap;
@@ -26,6 +27,7 @@ use crate::blob::BlobStore;
 use crate::meta::Meta;
 use crate::replica::{Replicas, Throttle};
 
+pub use drain::{Drain, Drains};
 pub use pace::{Limits, Pace};
 pub use survey::Survey;
 
@@ -122,6 +124,7 @@ struct Inner {
     serving: Arc<Pace>,
     progress: watch::Sender<Progress>,
     survey: watch::Sender<Survey>,
+    drains: watch::Sender<Arc<Drains>>,
     metrics: metrics::Metrics,
 }
 
@@ -129,12 +132,12 @@ impl Upkeep {
     /// Wires the parts together; the loops run when their futures are polled.
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
-        let (progress, survey) = (watch::Sender::default(), watch::Sender::default());
+        let (progress, survey, drains) = (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
         let activity = parts.replicas.activity();
         let pace = Arc::new(Pace::new(config.repair, Arc::clone(&activity)));
         let serving = Arc::new(Pace::new(Limits { idle: 0, ..config.repair }, activity));
         let metrics = metrics::Metrics::default();
-        Self(Arc::new(Inner { config, parts, pace, serving, progress, survey, metrics }))
+        Self(Arc::new(Inner { config, parts, pace, serving, progress, survey, drains, metrics }))
     }
 
     /// Returns what holds back the bytes that other nodes fetch here and no client waits for.

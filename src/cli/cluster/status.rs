@@ -1,51 +1,32 @@
 //! `rafthold cluster status`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use crate::ops::client::{Client, Error};
+use crate::cli::print;
+use crate::ops::client::Error;
 
-use super::print;
+use super::{Output, Target, fetch_status};
 
 /// Options of `cluster status`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
-    /// The URL of any node; `http://user:password@host:port` or `RAFTHOLD_USER` and `RAFTHOLD_PASSWORD` to log in.
-    #[arg(long, env = "RAFTHOLD_ENDPOINT", default_value = "http://127.0.0.1:5000")]
-    endpoint: String,
-    /// `table` for people, `json` for scripts.
-    #[arg(short, long, default_value = "table")]
-    output: Output,
-    /// Certificates, PEM, that are trusted for https; without it, the system's.
-    #[arg(long)]
-    ca: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    target: Target,
 }
 
 /// Runs the command.
-pub(super) fn run(options: &Options) -> ExitCode {
-    let fetched = super::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(fetch(options)));
+pub(in crate::cli) fn run(options: &Options) -> ExitCode {
+    let fetch = async { fetch_status(&options.target.client()?).await };
+    let fetched = crate::cli::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(fetch));
     match fetched {
-        Ok(status) if options.output == Output::Json => {
+        Ok(status) if options.target.output == Output::Json => {
             print::line(&serde_json::to_string_pretty(&status).expect("JSON prints"))
         }
         Ok(status) => print::text(&tables(&status)),
         Err(error) => print::failure(&error, 1),
     }
-}
-
-async fn fetch(options: &Options) -> Result<Value, Error> {
-    let client =
-        Client::new(&options.endpoint, options.ca.as_deref())?.with_login_from(|name| std::env::var(name).ok());
-    let body = client.get("/api/v1/cluster/status").await?;
-    serde_json::from_slice(&body).map_err(|source| Error::Answer { source })
 }
 
 /// Prints a value of the status; what is not known is a dash.

@@ -1,0 +1,335 @@
+//! Commands about nodes: who votes, who counts, who goes, who leads.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cli::print;
+use crate::ops::client::{Client, Error};
+
+use super::{Failed, Output, Target, fetch_status, find_node, parse};
+
+/// How often it is looked how far a change is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a node that does not answer meanwhile is asked again.
+const SILENT_MAX: u32 = 60;
+/// Columns of the bar.
+const BAR: u64 = 30;
+
+/// Commands about nodes; NODE is an id or a name.
+#[derive(Debug, clap::Subcommand)]
+pub(in crate::cli) enum Command {
+    /// Give nodes a vote, before others.
+    AddVoter(Several),
+    /// Take nodes' votes away; others get them if any are there.
+    Demote(Several),
+    /// Move a node's content away, then remove it.
+    Decommission(One),
+    /// Remove a dead node once all has its copies without it; with --force at once, whatever is lost.
+    Remove(One),
+    /// Have a new node take the vote and the content of an old one, and remove the old one.
+    Replace(Pair),
+    /// Keep a node from holding copies although it lives.
+    Out(Bare),
+    /// Let a node hold copies again; one that is leaving stays after all.
+    In(Bare),
+    /// Move leadership, to NODE if one is named.
+    TransferLeader(Leader),
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Several {
+    /// The nodes.
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Do it although the quorum gets weaker.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct One {
+    /// The node.
+    node: String,
+    /// Do it although too few nodes or voters, or not all copies, are left.
+    #[arg(long)]
+    force: bool,
+    /// Do not ask back.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Pair {
+    /// The node that goes, dead or alive.
+    old: String,
+    /// The node that takes its place; it must have joined.
+    new: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Bare {
+    /// The node.
+    node: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Leader {
+    /// The node that shall lead.
+    node: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, clap::Args)]
+struct Wait {
+    /// Return as soon as the cluster has agreed on it, before it is carried out.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Command {
+    fn target(&self) -> &Target {
+        match self {
+            Self::AddVoter(several) | Self::Demote(several) => &several.wait.target,
+            Self::Decommission(one) | Self::Remove(one) => &one.wait.target,
+            Self::Replace(pair) => &pair.wait.target,
+            Self::Out(bare) | Self::In(bare) => &bare.target,
+            Self::TransferLeader(leader) => &leader.target,
+        }
+    }
+
+    /// Runs the command.
+    pub(in crate::cli) fn run(&self) -> ExitCode {
+        let runtime = match crate::cli::runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return print::failure(&error, 1),
+        };
+        match runtime.block_on(self.act()) {
+            Ok((answer, line)) => self.target().print(&answer, &line),
+            Err(error) => print::failure(&error, 1),
+        }
+    }
+
+    async fn act(&self) -> Result<(Value, String), Failed> {
+        let client = self.target().client()?;
+        let status = fetch_status(&client).await?;
+        let path = |node: u64, verb: &str| format!("/api/v1/cluster/nodes/{node}/{verb}");
+        match self {
+            Self::AddVoter(several) => change_votes(&client, &status, several, "add").await,
+            Self::Demote(several) => change_votes(&client, &status, several, "remove").await,
+            Self::Decommission(one) => {
+                let node = find_node(&status, &one.node)?;
+                let body = json!({ "force": one.force });
+                let answer = parse(&client.post(&path(node, "decommission"), &body).await?)?;
+                leave(&client, &one.wait, node, answer).await
+            }
+            Self::Remove(one) => {
+                let node = find_node(&status, &one.node)?;
+                if one.force {
+                    confirm_losses(&client, node, one.yes).await?;
+                }
+                let body = json!({ "force": one.force });
+                let answer = parse(&client.post(&path(node, "remove"), &body).await?)?;
+                leave(&client, &one.wait, node, answer).await
+            }
+            Self::Replace(pair) => {
+                let (old, new) = (find_node(&status, &pair.old)?, find_node(&status, &pair.new)?);
+                let answer = parse(&client.post(&path(old, "replace"), &json!({ "by": new })).await?)?;
+                leave(&client, &pair.wait, old, answer).await
+            }
+            Self::Out(bare) => {
+                let node = find_node(&status, &bare.node)?;
+                let answer = parse(&client.post(&path(node, "out"), &json!({})).await?)?;
+                Ok((answer, format!("node {node} is out until `cluster in {node}`")))
+            }
+            Self::In(bare) => {
+                let node = find_node(&status, &bare.node)?;
+                let answer = parse(&client.post(&path(node, "in"), &json!({})).await?)?;
+                Ok((answer, format!("node {node} is in")))
+            }
+            Self::TransferLeader(leader) => {
+                let to = leader.node.as_deref().map(|node| find_node(&status, node)).transpose()?;
+                let answer = parse(&client.post("/api/v1/cluster/leader", &json!({ "to": to })).await?)?;
+                let line = format!("node {} leads", answer["leader"]);
+                Ok((answer, line))
+            }
+        }
+    }
+}
+
+async fn change_votes(
+    client: &Client,
+    status: &Value,
+    several: &Several,
+    what: &str,
+) -> Result<(Value, String), Failed> {
+    let ids = several.nodes.iter().map(|node| find_node(status, node)).collect::<Result<Vec<u64>, _>>()?;
+    let body = json!({ what: ids, "force": several.force });
+    let answer = parse(&client.post("/api/v1/cluster/voters", &body).await?)?;
+    let names = several.nodes.join(", ");
+    if several.wait.no_wait {
+        return Ok((answer, format!("agreed: {names}")));
+    }
+    let role = if what == "add" { "voter" } else { "learner" };
+    watch(client, &several.wait.target, |status| {
+        let done = |id: &u64| node_of(status, *id).is_none_or(|node| node["role"] == role);
+        ids.iter().all(done).then(String::new).ok_or_else(|| format!("waiting for {names} to become {role}"))
+    })
+    .await?;
+    Ok((answer, format!("{names}: {role}")))
+}
+
+/// Follows a node until it is gone.
+async fn leave(client: &Client, wait: &Wait, node: u64, answer: Value) -> Result<(Value, String), Failed> {
+    if wait.no_wait {
+        return Ok((answer, format!("agreed: node {node} leaves; `cluster status` shows how far it is")));
+    }
+    watch(client, &wait.target, |status| match node_of(status, node) {
+        None => Ok(String::new()),
+        // Another operator let it stay.
+        Some(here) if here["plan"]["leaves"].is_null() => Ok("it stays".to_owned()),
+        Some(here) => Err(progress(here)),
+    })
+    .await?;
+    Ok((answer, format!("node {node} is no member any more; it can be stopped and its data directory removed")))
+}
+
+fn node_of(status: &Value, id: u64) -> Option<&Value> {
+    status["nodes"].as_array()?.iter().find(|node| node["id"] == id)
+}
+
+/// One line that says how far a leaving node is.
+fn progress(node: &Value) -> String {
+    let name = node["name"].as_str().unwrap_or_default();
+    if node["role"] == "voter" {
+        return format!("{name}: waiting for another voter to take over");
+    }
+    let drain = &node["drain"];
+    let number = |key: &str| drain[key].as_u64();
+    let (Some(total), Some(left)) = (number("total"), number("left")) else {
+        return format!("{name}: looking at what it holds");
+    };
+    let done = if total == 0 { BAR } else { BAR * (total - left.min(total)) / total };
+    let bar: String = (0..BAR).map(|at| if at < done { '#' } else { '.' }).collect();
+    let mib = number("left_bytes").unwrap_or(0).div_ceil(1 << 20);
+    let mut line = format!("[{bar}] {name}: {left} of {total} left to move, {mib} MiB");
+    match number("only_here") {
+        Some(0) | None => {}
+        Some(count) if node["state"] == "unreachable" => {
+            line.push_str(&format!("; {count} on no other node: start it again, or --force loses them"));
+        }
+        Some(count) => line.push_str(&format!("; {count} on no other node yet")),
+    }
+    if left == 0 && number("uploads").unwrap_or(0) > 0 {
+        line.push_str("; waiting for uploads under way");
+    }
+    line
+}
+
+/// Looks again and again until `judge` is content, and shows what it says meanwhile.
+async fn watch(
+    client: &Client,
+    target: &Target,
+    judge: impl Fn(&Value) -> Result<String, String>,
+) -> Result<(), Failed> {
+    let quiet = target.output == Output::Json;
+    let mut last = String::new();
+    let mut silent = 0;
+    loop {
+        match fetch_status(client).await {
+            Ok(status) => {
+                silent = 0;
+                let Err(line) = judge(&status) else {
+                    rewind();
+                    return Ok(());
+                };
+                if line != last && !quiet {
+                    show(&line);
+                    last = line;
+                }
+            }
+            // The node that was asked may be the one that goes.
+            Err(error @ (Error::Connect { .. } | Error::Http { .. } | Error::Timeout)) => {
+                silent += 1;
+                if silent > SILENT_MAX {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// On a terminal each line takes the place of the one before.
+fn show(line: &str) {
+    rewind();
+    let mut out = std::io::stderr().lock();
+    let end = if out.is_terminal() { "" } else { "\n" };
+    // nobody left to tell when even this cannot be printed
+    write!(out, "{line}{end}").and_then(|()| out.flush()).ok();
+}
+
+fn rewind() {
+    let mut out = std::io::stderr().lock();
+    if out.is_terminal() {
+        out.write_all(b"\r\x1b[K").ok();
+    }
+}
+
+/// Lists what a removal by force would lose, and asks back.
+async fn confirm_losses(client: &Client, node: u64, yes: bool) -> Result<(), Failed> {
+    let losses = parse(&client.get(&format!("/api/v1/cluster/nodes/{node}/losses")).await?)?;
+    let count = losses["count"].as_u64().unwrap_or(0);
+    if count == 0 {
+        print::complain("nothing is on that node alone");
+    } else {
+        for digest in losses["digests"].as_array().into_iter().flatten() {
+            print::complain(digest.as_str().unwrap_or_default());
+        }
+        print::complain(&format!("{count} blobs and manifests are on no other node for certain and would be lost"));
+    }
+    if yes || (count == 0 && !std::io::stdin().is_terminal()) {
+        return Ok(());
+    }
+    print::complain(&format!("remove node {node} for good? type its id to go on, or say --yes"));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == node.to_string() { Ok(()) } else { Err(Failed::NotConfirmed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaving_node_is_shown_with_what_it_waits_for() {
+        let voter = json!({ "name": "n1", "role": "voter", "drain": null });
+        assert_eq!(progress(&voter), "n1: waiting for another voter to take over");
+        let node = |left, only_here, uploads, state: &str| {
+            json!({
+                "name": "n1", "role": "learner", "state": state,
+                "drain": {
+                    "total": 4, "left": left, "left_bytes": 1 << 20, "only_here": only_here, "uploads": uploads,
+                },
+            })
+        };
+        let half = progress(&node(2, 0, 0, "follower"));
+        assert_eq!(half, "[###############...............] n1: 2 of 4 left to move, 1 MiB");
+        assert!(progress(&node(0, 0, 1, "follower")).ends_with("waiting for uploads under way"));
+        assert!(progress(&node(1, 1, 0, "unreachable")).contains("--force loses them"));
+    }
+}

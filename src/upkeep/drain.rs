@@ -1,0 +1,264 @@
+//! What of a leaving node's content does not lie yet where it belongs without it; looked at by the leader alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::meta::command::LogTime;
+use crate::meta::plan::Leave;
+use crate::meta::{Content, RaftState, State};
+use crate::oci::Digest;
+use crate::topology::{NodeId, NodeState};
+
+use super::Upkeep;
+
+/// Contents asked about in one question.
+const PAGE: usize = 500;
+/// Pause between two pages.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long the leader rests between two looks.
+const REST: Duration = Duration::from_secs(1);
+/// A push that began before a node was to leave may still end on it; longer than a push waits for its copies.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// An upload that was used so lately, in milliseconds of log time, still goes on.
+const UPLOAD_USED_MS: u64 = 5 * 60 * 1000;
+
+/// How far a leaving node is with being empty, as of one look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// The log index applied when the look began.
+    pub began: u64,
+    /// What the node holds of what is linked; all that is linked if it does not answer.
+    pub total: u64,
+    /// Of that, what is not on every node that should hold it without the leaving one.
+    pub left: u64,
+    /// Bytes of that.
+    pub left_bytes: u64,
+    /// Of that, what no other node has.
+    pub only_here: u64,
+    /// Uploads under way that keep bytes on it.
+    pub uploads: u64,
+}
+
+impl Drain {
+    /// Whether the node may go.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.left == 0 && self.uploads == 0
+    }
+}
+
+/// The leaving nodes and how far they are.
+pub type Drains = BTreeMap<NodeId, Drain>;
+
+/// What one page adds.
+struct Page<'a> {
+    contents: &'a [Content],
+    answers: &'a Answers,
+}
+
+/// Which of a page each node has; nothing of one that does not say so for certain.
+type Answers = BTreeMap<NodeId, Option<Vec<bool>>>;
+
+impl Page<'_> {
+    fn has(&self, node: NodeId, n: usize) -> bool {
+        let answer = self.answers.get(&node).and_then(Option::as_ref);
+        answer.is_some_and(|present| present.get(n) == Some(&true))
+    }
+
+    /// Whether the node may hold a content: it says so, or says nothing.
+    fn may_hold(&self, node: NodeId, n: usize) -> bool {
+        self.has(node, n) || !matches!(self.answers.get(&node), Some(Some(_)))
+    }
+
+    fn is_elsewhere(&self, node: NodeId, n: usize) -> bool {
+        self.answers.keys().any(|other| *other != node && self.has(*other, n))
+    }
+
+    fn count(&self, node: NodeId, wanted: impl Fn(&Content) -> Vec<NodeId>, drain: &mut Drain) {
+        for (n, content) in self.contents.iter().enumerate().filter(|(n, _)| self.may_hold(node, *n)) {
+            drain.total += 1;
+            let holders = wanted(content);
+            // Where nobody is wanted nothing can be complete.
+            if !holders.is_empty() && holders.iter().all(|holder| self.has(*holder, n)) {
+                continue;
+            }
+            drain.left += 1;
+            drain.left_bytes += content.size;
+            drain.only_here += u64::from(!self.is_elsewhere(node, n));
+        }
+    }
+}
+
+impl Upkeep {
+    /// Looks, while this node leads, how far leaving nodes are. Never ends.
+    pub async fn watch_drains(self) {
+        let mut since: BTreeMap<NodeId, Instant> = BTreeMap::new();
+        let mut topology = self.0.parts.meta.topology();
+        loop {
+            let leaving = match self.0.parts.meta.status().state {
+                RaftState::Leader => leaving(&self.0.parts.meta.local()),
+                _ => Vec::new(),
+            };
+            let now = Instant::now();
+            since.retain(|node, _| leaving.contains(node));
+            for node in &leaving {
+                since.entry(*node).or_insert(now);
+            }
+            if leaving.is_empty() {
+                self.0.drains.send_if_modified(|drains| !std::mem::take(drains).is_empty());
+                tokio::select! {
+                    Ok(()) = topology.changed() => {}
+                    () = sleep(REST) => {}
+                }
+                continue;
+            }
+            let mut drains = self.look_at(&leaving).await;
+            for (node, drain) in &mut drains {
+                if since.get(node).is_none_or(|since| now.duration_since(*since) < SETTLED_AFTER) {
+                    // What it says is shown, and does not count yet.
+                    drain.uploads += 1;
+                }
+            }
+            self.0.drains.send_replace(Arc::new(drains));
+            sleep(REST).await;
+        }
+    }
+
+    /// Follows how far leaving nodes are; empty unless this node leads.
+    #[must_use]
+    pub fn drains(&self) -> watch::Receiver<Arc<Drains>> {
+        self.0.drains.subscribe()
+    }
+
+    /// Looks once, at all that is linked.
+    pub(super) async fn look_at(&self, leaving: &[NodeId]) -> Drains {
+        let state = self.0.parts.meta.local();
+        let used_since = LogTime(state.log_time().0.saturating_sub(UPLOAD_USED_MS));
+        let begin = |node: &NodeId| {
+            let uploads = uploads_through(&state, *node, used_since);
+            (*node, Drain { began: state.applied(), uploads, ..Drain::default() })
+        };
+        let mut drains: Drains = leaving.iter().map(begin).collect();
+        let mut after: Option<Digest> = None;
+        loop {
+            let contents = self.0.parts.meta.local().contents(after.as_ref(), PAGE);
+            let Some(last) = contents.last().map(|content| content.digest.clone()) else { return drains };
+            after = Some(last);
+            self.look_at_page(&contents, &mut drains).await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Counts what no other node has for certain, and names the first of it.
+    pub async fn only_on(&self, node: NodeId, names_max: usize) -> (u64, Vec<Digest>) {
+        let (mut count, mut names) = (0, Vec::new());
+        let mut after: Option<Digest> = None;
+        loop {
+            let contents = self.0.parts.meta.local().contents(after.as_ref(), PAGE);
+            let Some(last) = contents.last().map(|content| content.digest.clone()) else { return (count, names) };
+            after = Some(last);
+            let answers = self.ask_all(&contents).await;
+            let page = Page { contents: &contents, answers: &answers };
+            for (_, content) in
+                contents.iter().enumerate().filter(|(n, _)| page.may_hold(node, *n) && !page.is_elsewhere(node, *n))
+            {
+                count += 1;
+                if names.len() < names_max {
+                    names.push(content.digest.clone());
+                }
+            }
+        }
+    }
+
+    /// Asks every node what it holds of some contents.
+    async fn ask_all(&self, contents: &[Content]) -> Answers {
+        let replicas = &self.0.parts.replicas;
+        let topology = replicas.topology();
+        let question: Vec<(Digest, u64)> =
+            contents.iter().map(|content| (content.digest.clone(), content.size)).collect();
+        let question = question.as_slice();
+        let ask = |node| async move {
+            let answer = replicas.presence(node, question).await;
+            // Before its index is whole a node may have more than it knows of.
+            (node, answer.filter(|(_, is_sure)| *is_sure).map(|(present, _)| present))
+        };
+        let nodes: Vec<NodeId> = topology.nodes.keys().copied().collect();
+        futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(8).collect().await
+    }
+
+    async fn look_at_page(&self, contents: &[Content], drains: &mut Drains) {
+        let answers = self.ask_all(contents).await;
+        let replicas = &self.0.parts.replicas;
+        let topology = replicas.topology();
+        let all_in = || topology.nodes.values().filter(|node| node.state == NodeState::In).map(|node| node.id);
+        let wanted = |content: &Content| match content.body {
+            true => all_in().collect(),
+            false => replicas.wanted_holders(&content.digest),
+        };
+        let page = Page { contents, answers: &answers };
+        for (node, drain) in drains {
+            page.count(*node, wanted, drain);
+        }
+    }
+}
+
+/// The nodes that are to go when they are empty.
+fn leaving(state: &State) -> Vec<NodeId> {
+    let plan = state.plan();
+    plan.nodes.iter().filter(|(_, plan)| plan.leave == Leave::WhenEmpty).map(|(node, _)| *node).collect()
+}
+
+/// Open uploads, used lately, whose bytes lie or will lie on a node.
+fn uploads_through(state: &State, node: NodeId, used_since: LogTime) -> u64 {
+    let through = state.uploads().filter(|(_, upload)| {
+        let used = upload.expires.0.saturating_sub(upload.ttl_ms) >= used_since.0;
+        let held = upload.holders.contains(&node) || upload.extents.iter().any(|part| part.holders.contains(&node));
+        upload.closed.is_none() && used && held
+    });
+    through.count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn content(n: u8) -> Content {
+        Content { digest: Digest::of(Algorithm::Sha256, &[n]), size: 10, body: false, links: 1, index: 1 }
+    }
+
+    /// Three contents, node 3 leaves, and each belongs to 1 and 2.
+    fn count(answers: [Option<[bool; 3]>; 3]) -> Drain {
+        let contents = [content(1), content(2), content(3)];
+        let answers = answers.into_iter().zip(1..);
+        let answers = answers.map(|(answer, id)| (NodeId(id), answer.map(|answer| answer.to_vec()))).collect();
+        let mut drain = Drain::default();
+        let page = Page { contents: &contents, answers: &answers };
+        page.count(NodeId(3), |_| vec![NodeId(1), NodeId(2)], &mut drain);
+        drain
+    }
+
+    #[test]
+    fn what_is_not_on_every_node_that_should_hold_it_keeps_a_node_from_going() {
+        let all = Some([true; 3]);
+        assert_eq!(count([all, all, all]), Drain { total: 3, ..Drain::default() });
+        let drain = count([Some([true, true, false]), Some([true, false, false]), all]);
+        assert_eq!(drain, Drain { total: 3, left: 2, left_bytes: 20, only_here: 1, ..Drain::default() });
+        // What it never had is no business of its own.
+        let drain = count([Some([true, false, false]), all, Some([true, false, false])]);
+        assert_eq!(drain, Drain { total: 1, ..Drain::default() });
+    }
+
+    #[test]
+    fn a_silent_node_may_hold_everything_and_a_silent_holder_nothing() {
+        let all = Some([true; 3]);
+        assert_eq!(count([all, Some([true, true, false]), None]).left, 1);
+        assert_eq!(count([all, None, all]).left, 3);
+        assert_eq!(count([all, None, all]).only_here, 0);
+    }
+}
