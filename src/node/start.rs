@@ -216,7 +216,7 @@ impl Ground {
         let joins = wiring::Joins { meta: meta.clone(), gossip: later_gossip.clone() };
         place.bootstrap.serve_joins(Arc::new(joins));
         place.bootstrap.mark_started().await?;
-        self.critical("certificate renewals", place.bootstrap.clone().renewals());
+        self.critical("certificate renewals", place.bootstrap.clone().renewals(peers.clone()));
         self.critical("addresses", place.bootstrap.keep_addresses(peers.clone(), meta.topology()));
 
         let Copies { gossip, rounds, replicas, upkeep, routes } =

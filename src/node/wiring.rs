@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::env::{BoxFuture, Env};
 use crate::gossip::{Gossip, Liveness};
 use crate::meta::command::{Command, Rejection, Response};
+use crate::meta::plan::TokenJoin;
 use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta, Sight};
 use crate::ops::{Health, Stage};
 use crate::rpc::{AddNodeError, Admission, ClusterHooks, NodeDescription};
@@ -88,23 +89,39 @@ impl ClusterHooks for Joins {
     }
 
     fn add_node(&self, node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>> {
-        Box::pin(async move {
-            let name = node.name.clone();
-            let command = add_node(node);
-            match self.propose(command.clone()).await? {
-                Response::NodeAdded { node } => return Ok(node),
-                Response::Rejected(Rejection::NameTaken) => self.free_name(&name).await?,
-                other => return Err(AddNodeError::Refused(format!("{other:?}"))),
-            }
-            match self.propose(command).await? {
-                Response::NodeAdded { node } => Ok(node),
-                other => Err(AddNodeError::Refused(format!("{other:?}"))),
-            }
-        })
+        let name = node.name.clone();
+        Box::pin(self.join(name, add_node(node)))
+    }
+
+    fn join_by_token(&self, token: [u8; 32], node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>> {
+        let name = node.name.clone();
+        let join = TokenJoin {
+            token,
+            name: node.name,
+            zone: node.zone,
+            region: node.region,
+            rpc_address: node.rpc_address,
+            api_url: node.api_url,
+            weight: node.weight,
+            key_fingerprint: node.key_fingerprint,
+        };
+        Box::pin(self.join(name, Command::JoinByToken(Box::new(join))))
     }
 }
 
 impl Joins {
+    async fn join(&self, name: String, command: Command) -> Result<NodeId, AddNodeError> {
+        match self.propose(command.clone()).await? {
+            Response::NodeAdded { node } => return Ok(node),
+            Response::Rejected(Rejection::NameTaken) => self.free_name(&name).await?,
+            other => return Err(refused(&other)),
+        }
+        match self.propose(command).await? {
+            Response::NodeAdded { node } => Ok(node),
+            other => Err(refused(&other)),
+        }
+    }
+
     async fn propose(&self, command: Command) -> Result<Response, AddNodeError> {
         let applied = self.meta.propose(command, PROPOSE_MAX).await.map_err(|_| AddNodeError::Unavailable)?;
         Ok(applied.response)
@@ -129,6 +146,21 @@ impl Joins {
             other => Err(AddNodeError::Refused(format!("{other:?}"))),
         }
     }
+}
+
+/// Says in words why a node was not taken in.
+fn refused(response: &Response) -> AddNodeError {
+    let text = match response {
+        Response::Rejected(Rejection::TokenUnknown) => "the token is unknown, or was taken back".to_owned(),
+        Response::Rejected(Rejection::TokenExpired) => "the token has expired".to_owned(),
+        Response::Rejected(Rejection::TokenUsed) => "the token was used by another node".to_owned(),
+        Response::Rejected(Rejection::NotOpen) => "the cluster is being formed".to_owned(),
+        Response::Rejected(Rejection::FeatureLevel { agreed }) => {
+            format!("not every node knows tokens: the agreed feature level is {agreed}")
+        }
+        other => format!("{other:?}"),
+    };
+    AddNodeError::Refused(text)
 }
 
 /// Tells the others which blobs come to lie here.

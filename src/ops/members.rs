@@ -70,7 +70,9 @@ impl From<MemberRefusal> for Denied {
 /// Reads a body that must be the expected JSON; an empty one stands for `{}`.
 pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Denied> {
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(text).map_err(|error| Denied {
+    // A list could be taken for a structure whose fields all have defaults.
+    let fields = serde_json::from_slice::<serde_json::Map<String, Value>>(text);
+    fields.and_then(|fields| serde_json::from_value(Value::Object(fields))).map_err(|error| Denied {
         status: StatusCode::BAD_REQUEST,
         code: "invalid_body",
         message: format!("the body is not the JSON that is expected: {error}"),

@@ -24,11 +24,12 @@ const BACKDATED: Duration = Duration::from_secs(2 * 24 * 3600);
 
 const _: () = assert!(BACKDATED.as_secs() > DAY.as_secs(), "a clock that is a day wrong must not keep a node out");
 
-/// Signs the certificates of a cluster's nodes; every node that proved the cluster's secret has it.
+/// Signs the certificates of a cluster's nodes. Every node that proved the cluster's secret has the key; one that joined by
+/// a token has the certificate alone, and signs nothing.
 pub(super) struct ClusterCa {
     certificate_pem: String,
     certificate: CertificateDer<'static>,
-    key: KeyPair,
+    key: Option<KeyPair>,
 }
 
 impl ClusterCa {
@@ -45,18 +46,20 @@ impl ClusterCa {
         params.distinguished_name.push(DnType::CommonName, format!("rafthold cluster {cluster}"));
         set_life(&mut params, env, CA_LIFE);
         let signed = params.self_signed(&key)?;
-        Ok(Self { certificate_pem: signed.pem(), certificate: signed.der().clone(), key })
+        Ok(Self { certificate_pem: signed.pem(), certificate: signed.der().clone(), key: Some(key) })
     }
 
-    /// Reads the authority from its two files' text.
+    /// Reads the authority from its certificate's text and its key's, if that is here.
     ///
     /// # Errors
     ///
     /// [`Error::Certificate`] if either is no PEM, or the key is not the certificate's.
-    pub(super) fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self> {
-        let key = KeyPair::from_pem(key_pem)?;
+    pub(super) fn from_pem(certificate_pem: &str, key_pem: Option<&str>) -> Result<Self> {
+        let key = key_pem.map(KeyPair::from_pem).transpose()?;
         let certificate = certificate_from_pem(certificate_pem)?;
-        if public_key_of(&certificate)? != key.subject_public_key_info() {
+        if let Some(key) = &key
+            && public_key_of(&certificate)? != key.subject_public_key_info()
+        {
             return Err(Error::Certificate(rcgen::Error::CouldNotParseKeyPair));
         }
         Ok(Self { certificate_pem: certificate_pem.to_owned(), certificate, key })
@@ -70,15 +73,21 @@ impl ClusterCa {
         &self.certificate
     }
 
-    pub(super) fn key_pem(&self) -> String {
-        self.key.serialize_pem()
+    pub(super) fn key_pem(&self) -> Option<String> {
+        self.key.as_ref().map(KeyPair::serialize_pem)
+    }
+
+    /// Whether the key is here.
+    pub(super) fn can_sign(&self) -> bool {
+        self.key.is_some()
     }
 
     /// Signs a certificate for `uri` and the public key of `request`; nothing else of the request is taken over.
     ///
     /// # Errors
     ///
-    /// [`Error::Certificate`] if the request does not parse or is not signed with its own key.
+    /// [`Error::NoAuthority`] without the key, [`Error::Certificate`] if the request does not parse or is not signed with its
+    /// own key.
     pub(super) fn sign_request(&self, env: &Env, uri: NodeUri, request: &[u8]) -> Result<String> {
         let request = CertificateSigningRequestDer::from(request);
         let request = CertificateSigningRequestParams::from_der(&request)?;
@@ -89,7 +98,7 @@ impl ClusterCa {
     ///
     /// # Errors
     ///
-    /// [`Error::Certificate`] if the crypto library refuses.
+    /// [`Error::NoAuthority`] without the key, [`Error::Certificate`] if the crypto library refuses.
     pub(super) fn sign(&self, env: &Env, uri: NodeUri, key: &impl PublicKeyData) -> Result<String> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(uri.to_string().try_into()?)];
@@ -98,7 +107,8 @@ impl ClusterCa {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         set_life(&mut params, env, NODE_LIFE);
-        let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key)?;
+        let key_of_authority = self.key.as_ref().ok_or(Error::NoAuthority)?;
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, key_of_authority)?;
         Ok(params.signed_by(key, &issuer)?.pem())
     }
 }

@@ -107,6 +107,9 @@ pub enum Error {
         /// This node.
         node: NodeId,
     },
+    /// This node joined by a token and cannot sign certificates.
+    #[error("the CA key is not on this node")]
+    NoAuthority,
     /// The listener could not be bound.
     #[error("listen on {address}")]
     Listen {

@@ -90,7 +90,7 @@ impl Identity {
     /// - [`Error::WrongName`] if the certificate names another node.
     /// - [`Error::Certificate`] or [`Error::Tls`] if it is for another key or not signed by the authority.
     pub(super) fn assemble(env: &Env, uri: NodeUri, key: Arc<KeyPair>, pems: &Pems) -> Result<Self> {
-        let ca = ClusterCa::from_pem(&pems.ca_certificate, &pems.ca_key)?;
+        let ca = ClusterCa::from_pem(&pems.ca_certificate, pems.ca_key.as_deref())?;
         let identity = Self::put_together(uri, pems.certificate.clone(), key, Arc::new(ca))?;
         identity.check(env)?;
         Ok(identity)
@@ -111,13 +111,34 @@ impl Identity {
         super::tls::check_chain(self.ca.certificate(), &self.certificate, env.clock.now())
     }
 
-    /// Signs a fresh certificate for the same key when less than a third of this one's life is left.
+    /// Whether less than a third of the certificate's life is left.
+    pub(super) fn is_due(&self, env: &Env) -> Result<bool> {
+        Ok(ca::life_left(&self.certificate, env.clock.now())? < NODE_LIFE / 3)
+    }
+
+    /// Takes on a certificate that another node signed for the same key.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::assemble`].
+    pub(super) fn with_certificate(&self, env: &Env, certificate_pem: String) -> Result<Self> {
+        let renewed = Self::put_together(self.uri, certificate_pem, self.key.clone(), self.ca.clone())?;
+        renewed.check(env)?;
+        Ok(renewed)
+    }
+
+    /// Asks for a certificate for the same key.
+    pub(super) fn request(&self) -> Result<Vec<u8>> {
+        ca::request(&self.key)
+    }
+
+    /// Signs a fresh certificate for the same key when less than a third of this one's life is left and this node can sign.
     ///
     /// # Errors
     ///
     /// [`Error::Certificate`] if the crypto library refuses.
     pub(super) fn renewed(&self, env: &Env) -> Result<Option<Self>> {
-        if ca::life_left(&self.certificate, env.clock.now())? >= NODE_LIFE / 3 {
+        if !self.is_due(env)? || !self.ca.can_sign() {
             return Ok(None);
         }
         let certificate_pem = self.ca.sign(env, self.uri, &*self.key)?;
@@ -129,7 +150,8 @@ impl Identity {
 pub(super) struct Pems {
     pub(super) certificate: String,
     pub(super) ca_certificate: String,
-    pub(super) ca_key: String,
+    /// Not for a node that joins by a token.
+    pub(super) ca_key: Option<String>,
 }
 
 pub(super) fn private_key(key: &KeyPair) -> PrivateKeyDer<'static> {
@@ -185,7 +207,8 @@ impl IdentityDir {
         files::check_version(&path, &text, VERSION)?;
         let file: NodeFile = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         let key = self.load_key()?.ok_or_else(|| damaged("node.key is missing".to_owned()))?;
-        let ca = ClusterCa::from_pem(&files::read(&self.path("ca.crt"))?, &files::read(&self.path("ca.key"))?)
+        let ca_key = files::read_optional(&self.path("ca.key"))?;
+        let ca = ClusterCa::from_pem(&files::read(&self.path("ca.crt"))?, ca_key.as_deref())
             .map_err(|error| Error::Damaged { path: self.path("ca.key"), problem: error.to_string() })?;
         let uri = NodeUri { cluster: file.cluster, epoch: file.epoch, node: file.node };
         let mut identity = Identity::put_together(uri, files::read(&self.path("node.crt"))?, key, Arc::new(ca))
@@ -193,6 +216,9 @@ impl IdentityDir {
         if let Some(renewed) = identity.renewed(env)? {
             self.store_certificate(&renewed)?;
             identity = renewed;
+        }
+        if !identity.ca.can_sign() && ca::life_left(&identity.certificate, env.clock.now())?.is_zero() {
+            return Err(Error::Expired { cluster: file.cluster, node: file.node });
         }
         identity
             .check(env)
@@ -229,7 +255,9 @@ impl IdentityDir {
     /// [`Error::File`].
     pub(super) fn store(&self, identity: &Identity, file: &NodeFile) -> Result<()> {
         files::create_dir(&self.dir)?;
-        files::write_private(&self.path("ca.key"), identity.ca.key_pem().as_bytes())?;
+        if let Some(key) = identity.ca.key_pem() {
+            files::write_private(&self.path("ca.key"), key.as_bytes())?;
+        }
         files::write(&self.path("ca.crt"), identity.ca.certificate_pem().as_bytes())?;
         files::write_private(&self.path("node.key"), identity.key.serialize_pem().as_bytes())?;
         self.store_certificate(identity)?;

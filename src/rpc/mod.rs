@@ -27,7 +27,8 @@ mod tls;
 mod wire;
 
 pub use bootstrap::{
-    AddNodeError, BadNode, Bootstrap, BootstrapOptions, Bootstrapped, ClusterHooks, NodeDescription, Secret,
+    AddNodeError, BadNode, BadToken, Bootstrap, BootstrapOptions, Bootstrapped, ClusterHooks, JoinToken,
+    NodeDescription, Secret, TokenJoinError, join_by_token,
 };
 pub use dial::{describe, describe_status};
 pub use error::{Error, Result};

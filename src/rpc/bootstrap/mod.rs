@@ -11,11 +11,13 @@ mod decide;
 mod promise;
 mod proof;
 mod rate;
+mod renew;
 mod run;
 mod secret;
 mod service;
 #[cfg(test)]
 mod tests;
+mod token;
 mod wire;
 
 use std::fmt;
@@ -34,8 +36,9 @@ use crate::topology::{ClusterId, NodeId, NodeRecord, Region, Topology, Zone};
 
 use super::connection::Shown;
 use super::identity::{FIRST_EPOCH, IdentityDir, NodeFile, Pems, fingerprint};
-use super::{Credentials, Error, Identity, NodeUri, Peers, Result, Retry};
-use super::{ca, describe, describe_status, dial, files, proto, within};
+use super::tls::check_chain;
+use super::{Credentials, Error, Identity, NodeUri, Peers, Result, Retry, peer};
+use super::{Lane, ca, describe, describe_status, dial, files, proto, within};
 
 use decide::{SeedState, Stage};
 use promise::{Promise, PromiseFile};
@@ -43,6 +46,7 @@ use proof::{Nonce, Nonces};
 use rate::Rates;
 
 pub use secret::Secret;
+pub use token::{BadToken, JoinToken, TokenJoinError, join_by_token};
 pub use wire::BadNode;
 
 /// How often a running node looks whether its certificate is due.
@@ -88,6 +92,8 @@ pub trait ClusterHooks: Send + Sync + 'static {
     fn nodes(&self) -> Vec<NodeRecord>;
     /// Adds a node, through the leader wherever it is; the same key again gets the same id.
     fn add_node(&self, node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>>;
+    /// Adds a node by the token of that SHA-256; the first key that used it gets the same id again, another none.
+    fn join_by_token(&self, token: [u8; 32], node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>>;
 }
 
 /// The settings and the description of this node.
@@ -296,29 +302,16 @@ impl Bootstrap {
         }
     }
 
-    /// Renews this node's certificate in time, for as long as the node runs; ends only when dropped.
-    pub async fn renewals(self) {
+    /// Renews this node's certificate in time, for as long as the node runs; ends only when dropped. A node that cannot
+    /// sign asks the others.
+    pub async fn renewals(self, peers: Peers) {
         loop {
-            tokio::time::sleep(RENEWAL_INTERVAL).await;
-            let Some(identity) = self.inner.credentials.identity() else { continue };
-            let (dir, env) = (self.inner.dir.clone(), self.inner.env.clone());
-            let renewed = blocking(move || {
-                let renewed = identity.renewed(&env)?;
-                if let Some(renewed) = &renewed {
-                    dir.store_certificate(renewed)?;
-                }
-                Ok(renewed)
-            });
-            let installed = match renewed.await {
-                Ok(Some(renewed)) => self.inner.credentials.install(renewed).map(|()| true),
-                Ok(None) => Ok(false),
-                Err(error) => Err(error),
-            };
-            match installed {
+            match self.inner.renew(&peers).await {
                 Ok(true) => tracing::info!("node certificate renewed"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(error = describe(&error), "node certificate could not be renewed"),
             }
+            tokio::time::sleep(RENEWAL_INTERVAL).await;
         }
     }
 }

@@ -11,9 +11,14 @@ use crate::topology::NodeId;
 use super::promise::{self, Promise};
 use super::proof::{Claim, Exchange};
 use super::proto::bootstrap_server::{Bootstrap as Service, BootstrapServer};
-use super::proto::{HelloRequest, HelloResponse, Promised, Sealed};
+use super::proto::{
+    BootstrapAnswer, GreetRequest, Greeting, HelloRequest, HelloResponse, JoinByTokenRequest, Promised, RenewRequest,
+    Renewed, Sealed,
+};
 use super::wire::{self, Answer, BYTES_MAX, Join, Membership, Question};
-use super::{AddNodeError, Inner, NodeUri, Pems, Retry, Shown, blocking, ca, describe, fingerprint};
+use super::{
+    AddNodeError, ClusterHooks, Inner, NodeUri, Pems, Retry, Shown, blocking, ca, describe, fingerprint, peer, token,
+};
 
 /// How long a join may take: it is agreed on by a quorum.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +39,12 @@ impl Answerer {
             Err(Retry::Here.status(Code::ResourceExhausted, "too many calls from this address"))
         }
     }
+}
+
+/// Why a node that lacks the authority's key takes nobody in.
+fn cannot_sign(hooks: &dyn ClusterHooks) -> String {
+    let others: Vec<String> = hooks.nodes().into_iter().map(|node| node.rpc_address).collect();
+    format!("this node joined by a token itself and cannot sign: ask another of {}", others.join(", "))
 }
 
 #[tonic::async_trait]
@@ -73,6 +84,46 @@ impl Service for Answerer {
         let proof = exchange.prove(secret, Claim::Answer { question: &sealed.body, body: &body });
         Ok(Response::new(Sealed { body: body.into(), proof: proof.into(), ..sealed }))
     }
+
+    async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<Greeting>, Status> {
+        self.admit(&request)?;
+        let version = request.into_inner().version;
+        if version != wire::VERSION {
+            let message = format!("bootstrap protocol {version} is not spoken here, only {}", wire::VERSION);
+            return Err(Retry::GiveUp.status(Code::Unimplemented, message));
+        }
+        let identity = self.0.credentials.identity();
+        let identity =
+            identity.ok_or_else(|| Retry::Here.status(Code::Unavailable, "the node is in no cluster yet"))?;
+        Ok(Response::new(Greeting { ca_certificate_pem: identity.ca().certificate_pem().to_owned() }))
+    }
+
+    async fn join_by_token(&self, request: Request<JoinByTokenRequest>) -> Result<Response<BootstrapAnswer>, Status> {
+        self.admit(&request)?;
+        let JoinByTokenRequest { token, join } = request.into_inner();
+        let token: [u8; 32] =
+            token.as_ref().try_into().map_err(|_| Status::invalid_argument("token is not 32 bytes"))?;
+        let join = join.and_then(wire::join).ok_or_else(|| Status::invalid_argument("no such node"))?;
+        let answer = self.0.join(join, Some(token::hash_of(&token))).await?;
+        Ok(Response::new(BootstrapAnswer { answer: Some(answer) }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Renewed>, Status> {
+        let shown = peer(&request)?;
+        let (Some(hooks), Some(identity)) = (self.0.hooks(), self.0.credentials.identity()) else {
+            return Err(Retry::Elsewhere.status(Code::Unavailable, "the node is starting"));
+        };
+        // The certificate of a removed node is still good, and must not become good for longer.
+        if !hooks.nodes().iter().any(|node| node.id == shown.node) {
+            return Err(Retry::GiveUp.status(Code::PermissionDenied, "this node was removed from the cluster"));
+        }
+        let uri = NodeUri { cluster: shown.cluster, epoch: shown.epoch, node: shown.node };
+        let signed = identity.ca().sign_request(&self.0.env, uri, &request.into_inner().certificate_request);
+        let certificate_pem =
+            signed.map_err(|error| Retry::Elsewhere.status(Code::FailedPrecondition, describe(&error)))?;
+        tracing::info!(peer = %shown.node, "certificate renewed for another node");
+        Ok(Response::new(Renewed { certificate_pem }))
+    }
 }
 
 impl Inner {
@@ -85,7 +136,7 @@ impl Inner {
             }
             Question::Join(asked) => {
                 let join = wire::join(asked).ok_or_else(|| Status::invalid_argument("no such node"))?;
-                self.join(join).await
+                self.join(join, None).await
             }
         }
     }
@@ -117,7 +168,8 @@ impl Inner {
         Ok(Answer::Promised(Promised {}))
     }
 
-    async fn join(&self, join: Join) -> Result<Answer, Status> {
+    /// Takes a node in that has proved the secret, or has the token of that SHA-256.
+    async fn join(&self, join: Join, token: Option<[u8; 32]>) -> Result<Answer, Status> {
         let (Some(hooks), Some(identity)) = (self.hooks(), self.credentials.identity()) else {
             return Ok(wire::refuse("the node is starting", true));
         };
@@ -128,12 +180,19 @@ impl Inner {
             let reason = format!("this is cluster {cluster}, the asking node has promised itself to {promised}");
             return Ok(wire::refuse(reason, false));
         }
+        if !identity.ca().can_sign() {
+            return Ok(wire::refuse(cannot_sign(&*hooks), true));
+        }
         let key = ca::public_key_of_request(&join.certificate_request)
             .map_err(|_| Status::invalid_argument("the certificate request is not good"))?;
         let mut node = join.node;
         node.key_fingerprint = fingerprint(&key);
         let name = node.name.clone();
-        let added = tokio::time::timeout(JOIN_TIMEOUT, hooks.add_node(node)).await;
+        let adding = match token {
+            Some(token) => hooks.join_by_token(token, node),
+            None => hooks.add_node(node),
+        };
+        let added = tokio::time::timeout(JOIN_TIMEOUT, adding).await;
         let node: NodeId = match added {
             Ok(Ok(node)) => node,
             Ok(Err(AddNodeError::Refused(reason))) => return Ok(wire::refuse(reason, false)),
@@ -154,7 +213,8 @@ impl Inner {
             pems: Pems {
                 certificate: signed,
                 ca_certificate: identity.ca().certificate_pem().to_owned(),
-                ca_key: identity.ca().key_pem(),
+                // Who has only a token may serve, and not sign for others.
+                ca_key: identity.ca().key_pem().filter(|_| token.is_none()),
             },
             nodes: hooks.nodes(),
         }))

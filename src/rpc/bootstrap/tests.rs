@@ -19,7 +19,10 @@ use super::client::{AskError, Asker};
 use super::proof::{Claim, Exchange};
 use super::proto::bootstrap_client::BootstrapClient;
 use super::proto::bootstrap_server::{Bootstrap as Service, BootstrapServer};
-use super::proto::{HelloRequest, HelloResponse, Sealed};
+use super::proto::{
+    BootstrapAnswer, GreetRequest, Greeting, HelloRequest, HelloResponse, JoinByTokenRequest, RenewRequest, Renewed,
+    Sealed,
+};
 use super::wire::{self, Answer};
 use super::*;
 
@@ -30,6 +33,7 @@ const SOON: Duration = Duration::from_secs(30);
 struct Agreed {
     cluster: Mutex<Option<ClusterId>>,
     nodes: Mutex<BTreeMap<[u8; 32], NodeRecord>>,
+    tokens: Mutex<Vec<[u8; 32]>>,
 }
 
 struct Hooks(Arc<Agreed>);
@@ -49,6 +53,16 @@ impl ClusterHooks for Hooks {
             let id = nodes.len() as u64 + 2;
             let record = NodeRecord { name: node.name, ..record(id, &node.rpc_address) };
             Ok(nodes.entry(node.key_fingerprint).or_insert(record).id)
+        })
+    }
+
+    fn join_by_token(&self, token: [u8; 32], node: NodeDescription) -> BoxFuture<'_, Result<NodeId, AddNodeError>> {
+        let good = self.0.tokens.lock().unwrap().contains(&token);
+        Box::pin(async move {
+            match good {
+                true => self.add_node(node).await,
+                false => Err(AddNodeError::Refused("the token is unknown".to_owned())),
+            }
         })
     }
 }
@@ -275,6 +289,18 @@ impl Service for Between {
     async fn ask(&self, request: Request<Sealed>) -> Result<Response<Sealed>, Status> {
         self.real.lock().await.ask(request.into_inner()).await
     }
+
+    async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<Greeting>, Status> {
+        self.real.lock().await.greet(request.into_inner()).await
+    }
+
+    async fn join_by_token(&self, _: Request<JoinByTokenRequest>) -> Result<Response<BootstrapAnswer>, Status> {
+        panic!("the token was told to a stranger");
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Renewed>, Status> {
+        self.real.lock().await.renew(request.into_inner()).await
+    }
 }
 
 #[tokio::test]
@@ -395,4 +421,77 @@ async fn a_restarted_node_finds_its_seeds_again_and_remembers_what_is_agreed() {
     };
     timeout(SOON, kept).await.unwrap();
     assert_eq!(peers.address(NodeId(2)).as_deref(), Some("b:1"));
+}
+
+/// A cluster of one that runs, and a token for it.
+async fn cluster_with_token(fleet: &Fleet) -> (Process, Arc<Agreed>, JoinToken) {
+    let (process, agreed) = (fleet.start(0).await, Arc::new(Agreed::default()));
+    let Bootstrapped::Initialise { cluster, identity, .. } = process.run().await else { panic!("it forms a cluster") };
+    *agreed.cluster.lock().unwrap() = Some(cluster);
+    process.bootstrap.serve_joins(Arc::new(Hooks(agreed.clone())));
+    let token = JoinToken::draw(&env().seed, &identity);
+    agreed.tokens.lock().unwrap().push(token.hash());
+    (process, agreed, token)
+}
+
+#[tokio::test]
+async fn a_token_gives_an_identity_and_never_the_authoritys_key() {
+    let fleet = Fleet::new(&["a", "b"], 1).await;
+    let (first, _agreed, token) = cluster_with_token(&fleet).await;
+    let (dir, seeds) = (fleet.places[1].dir.path(), [fleet.places[0].address.clone()]);
+    let node = || fleet.options(1).node;
+    let joined = join_by_token(&env(), dir, node(), (&token, &seeds)).await.unwrap();
+    let identity = first.bootstrap.inner.credentials.identity().unwrap();
+    assert_eq!((joined.cluster(), joined.node()), (identity.cluster(), NodeId(2)));
+    assert!(dir.join("identity/node.json").exists() && !dir.join("identity/ca.key").exists());
+    // A second try finds the identity and asks nobody.
+    let again = join_by_token(&env(), dir, node(), (&token, &seeds)).await;
+    assert!(matches!(again, Err(TokenJoinError::Member { node: NodeId(2), .. })));
+    // A crash before the answer was stored: the same key, the same id.
+    std::fs::remove_file(dir.join("identity/node.json")).unwrap();
+    let retried = join_by_token(&env(), dir, node(), (&token, &seeds)).await.unwrap();
+    assert_eq!(retried.node(), NodeId(2));
+    // It starts with what it has, and lets nobody in itself.
+    let started = fleet.start(1).await;
+    assert!(matches!(started.run().await, Bootstrapped::Existing { started: false, .. }));
+    started.bootstrap.serve_joins(Arc::new(Hooks(Arc::new(Agreed {
+        cluster: Mutex::new(Some(joined.cluster())),
+        ..Agreed::default()
+    }))));
+    let other = tempfile::tempdir().unwrap();
+    let refused = join_by_token(&env(), other.path(), node(), (&token, &[fleet.places[1].address.clone()])).await;
+    assert!(refused.unwrap_err().to_string().contains("cannot sign"));
+}
+
+#[tokio::test]
+async fn a_token_is_told_only_to_a_node_of_its_own_cluster() {
+    let fleet = Fleet::new(&["a"], 1).await;
+    let (first, _agreed, token) = cluster_with_token(&fleet).await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = || fleet.options(0).node;
+    // Another cluster's node.
+    let foreign = Fleet::new(&["x"], 1).await;
+    let (_process, _, foreign_token) = cluster_with_token(&foreign).await;
+    let seeds = [fleet.places[0].address.clone()];
+    let refused = join_by_token(&env(), dir.path(), node(), (&foreign_token, &seeds)).await.unwrap_err();
+    assert!(refused.to_string().contains("another cluster than the token"), "{refused}");
+    // Somebody in between, who shows the right authority's certificate but has none by it.
+    let credentials = Credentials::anonymous(&env()).unwrap();
+    let (env, secret) = (env(), Secret::of(&[7; 32]));
+    let asker = Asker { env: &env, credentials: &credentials, secret: &secret };
+    let session = asker.open(&first.handle.address().to_string(), SOON).await.unwrap();
+    let between = Between { real: tokio::sync::Mutex::new(session.client.clone()) };
+    let own = Credentials::anonymous(&env).unwrap();
+    let bootstrap = tonic::service::Routes::new(BootstrapServer::new(between));
+    let parts = crate::rpc::ServerParts { bootstrap, ..server_parts(&env, &own) };
+    let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.run(CancellationToken::new()));
+    let refused = join_by_token(&env, dir.path(), node(), (&token, &[handle.address().to_string()])).await;
+    assert!(matches!(refused, Err(TokenJoinError::Refused { .. })), "{refused:?}");
+    // And the right place, with a token that nobody gave out.
+    let guessed = JoinToken::draw(&env.seed, &first.bootstrap.inner.credentials.identity().unwrap());
+    let refused = join_by_token(&env, dir.path(), node(), (&guessed, &seeds)).await.unwrap_err();
+    assert!(refused.to_string().contains("the token is unknown"), "{refused}");
+    assert!(!dir.path().join("identity/node.json").exists());
 }

@@ -99,8 +99,12 @@ pub(super) struct Join {
 }
 
 pub(super) fn ask_join(join: Join) -> Question {
+    Question::Join(join_question(join))
+}
+
+pub(super) fn join_question(join: Join) -> proto::JoinQuestion {
     let Join { node, certificate_request, promised } = join;
-    Question::Join(proto::JoinQuestion {
+    proto::JoinQuestion {
         name: node.name,
         zone: node.zone.0,
         region: node.region.0,
@@ -109,7 +113,7 @@ pub(super) fn ask_join(join: Join) -> Question {
         weight: node.weight,
         certificate_request: certificate_request.into(),
         promised_cluster: promised.map(|cluster| cluster.to_string()).unwrap_or_default(),
-    })
+    }
 }
 
 /// Reads a join; the fingerprint is left for the certificate request to say.
@@ -152,7 +156,7 @@ pub(super) fn tell_joined(membership: Membership) -> Answer {
         node: node.0,
         certificate_pem: pems.certificate,
         ca_certificate_pem: pems.ca_certificate,
-        ca_key_pem: pems.ca_key,
+        ca_key_pem: pems.ca_key.unwrap_or_default(),
         nodes: nodes.iter().map(Into::into).collect(),
     })
 }
@@ -166,7 +170,7 @@ pub(super) fn joined(told: proto::Joined) -> Option<Membership> {
         pems: Pems {
             certificate: told.certificate_pem,
             ca_certificate: told.ca_certificate_pem,
-            ca_key: told.ca_key_pem,
+            ca_key: Some(told.ca_key_pem).filter(|key| !key.is_empty()),
         },
         nodes: nodes?,
     })
