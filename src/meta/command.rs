@@ -310,6 +310,23 @@ pub enum Command {
     },
     /// Joins a node by a token (P10). From level 2 on.
     JoinByToken(Box<TokenJoin>),
+    /// Begins the leases of links anew that a client was told of (P23); what is gone meanwhile stays gone. Level 2.
+    RenewLeases {
+        /// Blobs or manifests, each with the repository that links it.
+        links: Vec<(RepositoryName, Digest)>,
+    },
+    /// Takes links out that nothing names and whose time is over; each is judged again where it is applied, so that what was
+    /// pushed, mounted, named or renewed before it stays (P23). Level 2.
+    Collect {
+        /// Where.
+        repository: RepositoryName,
+        /// Blobs of it.
+        blobs: Vec<Digest>,
+        /// Manifests of it.
+        manifests: Vec<Digest>,
+        /// What is to be spared: the proposer's, so the same wherever it is applied.
+        rules: CollectionRules,
+    },
 }
 
 impl Command {
@@ -318,9 +335,19 @@ impl Command {
     pub const fn feature_level(&self) -> u32 {
         match self {
             Self::ChangePlan(_) | Self::CreateToken { .. } | Self::RevokeToken { .. } | Self::JoinByToken(_) => 2,
+            Self::RenewLeases { .. } | Self::Collect { .. } => 2,
             _ => 1,
         }
     }
+}
+
+/// How long what nothing names is spared (P23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionRules {
+    /// How long a blob link lives after it was made, renewed or last named, in milliseconds of log time.
+    pub lease_ms: u64,
+    /// How long a manifest lives that nothing has named for so long, in milliseconds of log time; `None`: for ever.
+    pub untagged_ms: Option<u64>,
 }
 
 /// What `apply` answers; replicated and deterministic, remembered for retries.
@@ -359,6 +386,15 @@ pub enum Response {
     },
     /// Nothing was done.
     Rejected(Rejection),
+    /// The collection took what was still to be taken.
+    Collected {
+        /// Blob links that went.
+        blobs: u32,
+        /// Manifests that went.
+        manifests: u32,
+        /// Bytes of content that nothing links any more because of it.
+        bytes: u64,
+    },
 }
 
 /// Why `apply` did nothing.

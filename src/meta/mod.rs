@@ -28,6 +28,7 @@ pub mod plan;
 mod propose;
 mod published;
 mod query;
+mod reach;
 mod rows;
 mod service;
 mod snapshot;
@@ -57,12 +58,13 @@ pub use engine::Hooks;
 pub use membership::{Operation, Refusal, Sight};
 pub use metrics::Metrics;
 pub use query::{Content, ManifestRecord, Referrer, StoredReference, TagEvent, TagRecord, Upload};
+pub use reach::{Fate, Keeper, LinkPage, LinkPlace, Unnamed};
 pub use service::Door;
 pub use snapshot::Error as SnapshotFileError;
 pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_record, encode_record};
 pub use start::{Bootstrap, Options, Services, StartError};
 pub use state::{FEATURE_LEVEL_MAX, State};
-pub use tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};
+pub use tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
 pub use transfer::TransferError;
 pub use wal::Error as LogError;
 
@@ -75,7 +77,7 @@ use futures::future::join_all;
 use tokio::sync::watch;
 
 use crate::topology::{ClusterId, NodeId, Topology};
-use command::{Command, Response};
+use command::{Command, LogTime, Response};
 use engine::Core;
 
 /// A command's place in the log and what `apply` said.
@@ -249,6 +251,12 @@ impl Meta {
     /// After a local miss: one read index, then the state again; `fresh: false` if it could not be had.
     pub async fn confirm(&self) -> View {
         self.core.view_confirmed().await
+    }
+
+    /// Returns the log time as this node estimates it (P7): as the leader last said it, plus the time since.
+    #[must_use]
+    pub fn log_time(&self) -> LogTime {
+        self.core.clock.estimate(self.local().log_time())
     }
 
     /// Waits until `index` is applied here (`Rafthold-Wait-For`); false if `deadline` from now passes first.

@@ -11,7 +11,7 @@ use super::command::{HeldExtent, LogTime, ReferenceKind, Rejection, RequestId, R
 use super::plan::{Plan, TokenHash, TokenRow};
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::state::{ContentEntry, Named, Repository, State};
-use super::tables::{BlobLink, ContentRow, NodeRow, OutcomeRow, Record, RepositoryRow};
+use super::tables::{BlobLink, ContentRow, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
 
 /// How many past states of a tag are kept.
 pub(super) const HISTORY_MAX: usize = 100;
@@ -261,6 +261,9 @@ impl State {
         let by = self.shared(digest);
         let Some(repository) = self.repositories.get_mut(name) else { return };
         let Some(record) = repository.manifests.remove(digest) else { return };
+        if let Some(lease) = repository.leases.remove(digest) {
+            self.sum.subtract(&Record::Lease(name.clone(), digest.clone(), lease));
+        }
         for named in names(&by, &record) {
             repository.named.remove(&named);
         }
@@ -269,6 +272,16 @@ impl State {
         }
         self.sum.subtract(&Record::Manifest(name.clone(), digest.clone(), record));
         self.uncount_link(digest, LinkKind::Manifest);
+    }
+
+    /// Puts or replaces the lease of a manifest of the repository.
+    pub(super) fn put_lease(&mut self, name: &RepositoryName, digest: &Digest, lease: ManifestLease) {
+        let shared = self.shared(digest);
+        let Some(repository) = self.repositories.get_mut(name) else { return };
+        self.sum.add(&Record::Lease(name.clone(), digest.clone(), lease));
+        if let Some(old) = repository.leases.insert(shared, lease) {
+            self.sum.subtract(&Record::Lease(name.clone(), digest.clone(), old));
+        }
     }
 }
 

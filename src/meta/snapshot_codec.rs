@@ -106,6 +106,12 @@ impl StateBuilder {
                 expect(state.recount_link(&digest, record.size, LinkKind::Manifest), "no content of that size")?;
                 state.put_counted_manifest(&name, &digest, Arc::unwrap_or_clone(record));
             }
+            Record::Lease(name, digest, lease) => {
+                let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
+                expect(repository.manifests.contains(&digest), "its manifest is missing")?;
+                expect(!repository.leases.contains(&digest), "a second one")?;
+                state.put_lease(&name, &digest, lease);
+            }
             Record::Tag(name, tag, record) => {
                 let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
                 expect(repository.manifests.contains(&record.digest), "its manifest is missing")?;

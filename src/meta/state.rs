@@ -11,10 +11,12 @@ use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::snapshot_codec::encode_record;
 use super::sorted_map::{SortedMap, SortedSet};
 use super::state_hash::HashSum;
-use super::tables::{BlobLink, ContentRow, Head, NodeRow, OutcomeRow, Record, RepositoryRow};
+use super::tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
 
 /// The highest feature level that this binary knows; a state above it must not be applied (P8).
 pub const FEATURE_LEVEL_MAX: u32 = 2;
+/// The level from which on leases are kept up and links are collected (P23).
+pub(super) const LEASES_LEVEL: u32 = 2;
 
 /// The agreed state at one log index; cloning shares structure.
 ///
@@ -63,6 +65,7 @@ pub(super) struct Repository {
     pub(super) row: RepositoryRow,
     pub(super) blobs: SortedMap<Arc<Digest>, BlobLink>,
     pub(super) manifests: SortedMap<Arc<Digest>, Arc<ManifestRecord>>,
+    pub(super) leases: SortedMap<Arc<Digest>, ManifestLease>,
     pub(super) tags: SortedMap<Tag, Arc<TagRecord>>,
     /// Oldest first; without what the tag is now.
     pub(super) history: SortedMap<Tag, Arc<Vec<Arc<TagEvent>>>>,
@@ -88,6 +91,7 @@ impl Repository {
             row,
             blobs: SortedMap::default(),
             manifests: SortedMap::default(),
+            leases: SortedMap::default(),
             tags: SortedMap::default(),
             history: SortedMap::default(),
             tags_of: SortedMap::default(),
@@ -195,6 +199,7 @@ impl Repository {
                     .iter()
                     .map(|(digest, record)| Record::Manifest(name.clone(), Digest::clone(digest), Arc::clone(record))),
             )
+            .chain(self.leases.iter().map(|(digest, lease)| Record::Lease(name.clone(), Digest::clone(digest), *lease)))
             .chain(self.tags.iter().map(|(tag, record)| Record::Tag(name.clone(), tag.clone(), Arc::clone(record))))
             .chain(self.history.iter().flat_map(|(tag, events)| {
                 events.iter().map(|event| Record::TagEvent(name.clone(), tag.clone(), Arc::clone(event)))

@@ -19,6 +19,7 @@
 //! 10  Outcome      outcomes                            request id               response, log time until which it is kept
 //! 11  Plan         plan                                (one row, or none)       what operators decided about members
 //! 12  Token        tokens                              SHA-256 of the token     expiry, who used it
+//! 13  Lease        repositories[name].leases           digest of a manifest     log time of its last use, whether orphaned
 //!
 //! derived: contents[].blobs, .manifests      how many repositories link it as a blob, hold it as a manifest
 //!          content_order                     (log index, digest) of every content: what began to count since an index
@@ -100,8 +101,19 @@ pub struct RepositoryRow {
 pub struct BlobLink {
     /// The blob's length in bytes.
     pub size: u64,
-    /// When it was linked.
+    /// When it was linked, or its lease began anew (P23).
     pub at: LogTime,
+}
+
+/// What a manifest that nothing names lives by, besides the time at which it was first put (P23).
+///
+/// There is none for most manifests: it comes with the first thing that would renew it, at feature level 2 or above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestLease {
+    /// When it was last put again or asked for, or last lost a tag, an index that named it, or its subject.
+    pub at: LogTime,
+    /// Whether its subject was here and went: one whose subject never was here may still get it.
+    pub orphaned: bool,
 }
 
 /// A remembered answer (P4).
@@ -144,6 +156,8 @@ pub enum Record {
     Plan(Plan),
     /// 12: a join token.
     Token(TokenHash, TokenRow),
+    /// 13: what a manifest that nothing names lives by.
+    Lease(RepositoryName, Digest, ManifestLease),
 }
 
 impl Record {
@@ -164,6 +178,7 @@ impl Record {
             Self::Outcome(..) => 10,
             Self::Plan(_) => 11,
             Self::Token(..) => 12,
+            Self::Lease(..) => 13,
         }
     }
 }

@@ -1,78 +1,232 @@
-//! Extents that no open session lists any more are removed, by the one deletion rule (P21).
+//! Files that nothing links any more are removed, by the one deletion rule (P21): extents, blobs, manifest bodies.
+//!
+//! Each node does this for its own disk. The grace begins when this process first saw the file unlinked, so after a start
+//! nothing is removed for one grace; a file that is linked again in between begins anew. Whoever wants to link bytes must
+//! make sure first that enough nodes hold them, which pins them there: the removal asks for the lock and the pins, and then
+//! for the agreed state at a read index, so one of the two always sees the other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::blob::Item;
-use crate::oci::ExtentId;
+use crate::blob::{DeletePermit, Item};
+use crate::meta::State;
+use crate::oci::{Digest, ExtentId};
 
 use super::Upkeep;
 
-/// Extents removed in one go.
+/// Files removed at one read index: their locks are held meanwhile.
 const REAPED_MAX: usize = 256;
+/// Blobs looked at in one go.
+const PAGE: usize = 512;
+/// Pause between two pages, so that a walk through millions stays in the background.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Unlinked blobs remembered at most, so that memory is bounded; the rest waits for the next walk.
+const WAITING_MAX: usize = 100_000;
+
+/// What this node has removed since the start of the process, and what waits for its grace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Reaped {
+    /// Blobs and manifest bodies removed.
+    pub blobs: u64,
+    /// Bytes of those.
+    pub blob_bytes: u64,
+    /// Extents removed.
+    pub extents: u64,
+    /// Blobs and bodies that nothing links and whose grace is not over, or that are pinned.
+    pub waiting: u64,
+    /// Bytes of those.
+    pub waiting_bytes: u64,
+}
 
 impl Upkeep {
-    /// Looks now and then for extents on this disk that no session lists, and removes them after the grace. Never ends.
-    ///
-    /// The grace begins when this process first saw the extent unlisted and closed, so after a start nothing is removed
-    /// for one grace. Before the removal the agreed state is asked again, at a read index asked for then.
+    /// Looks now and then for files on this disk that nothing links, and removes them after the grace. Never ends.
     pub async fn reap(self) {
         let mut ticks = interval(self.0.config.reap_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut unlisted = Unlisted::default();
+        let mut extents = Unlinked::default();
+        let mut blobs = Unlinked::default();
         loop {
             ticks.tick().await;
-            if let Err(error) = self.reap_once(&mut unlisted).await {
+            if let Err(error) = self.reap_extents(&mut extents).await {
                 tracing::warn!(%error, "extents could not be reaped");
             }
+            if let Err(error) = self.reap_blobs(&mut blobs).await {
+                tracing::warn!(%error, "blobs could not be reaped");
+            }
+            let reaped = *self.0.reaped.borrow();
+            self.0.gc_metrics.set_waiting(reaped.waiting, reaped.waiting_bytes);
         }
     }
 
-    async fn reap_once(&self, unlisted: &mut Unlisted) -> Result<(), crate::blob::Error> {
+    async fn reap_extents(&self, unlinked: &mut Unlinked<ExtentId>) -> Result<(), crate::blob::Error> {
         let parts = &self.0.parts;
         let here = parts.blobs.list_extents().await?;
         let state = parts.meta.local();
+        unlinked.begin();
         let unused = here.into_iter().filter(|id| !parts.replicas.is_open(*id) && !state.extent_is_listed(*id));
-        let old = unlisted.update(unused, Instant::now(), self.0.config.reap_grace);
-        if old.is_empty() {
-            return Ok(());
-        }
-        let mut permits = Vec::new();
-        for id in old.into_iter().take(REAPED_MAX) {
-            permits.extend(parts.blobs.permit_delete(Item::Extent(id)).await.map(|permit| (id, permit)));
-        }
-        if permits.is_empty() {
-            return Ok(());
-        }
-        // Asked for with the locks held: who wants to list one of these now must ask this node again first.
-        let view = parts.meta.confirm().await;
-        if !view.fresh {
-            return Ok(());
-        }
-        permits.retain(|(id, _)| !view.state.extent_is_listed(*id) && !parts.replicas.is_open(*id));
-        tracing::info!(extents = permits.len(), "removing extents that no session lists");
-        for (_, permit) in permits {
-            parts.blobs.delete(permit).await?;
+        unused.for_each(|id| drop(unlinked.see(id, 0, Instant::now())));
+        unlinked.end();
+        let old = unlinked.older_than(self.0.config.reap_grace);
+        for batch in old.chunks(REAPED_MAX) {
+            let items = batch.iter().map(|(id, size)| (Item::Extent(*id), *size)).collect();
+            let is_unused = |item: &Item, state: &State| match item {
+                Item::Extent(id) => !state.extent_is_listed(*id) && !parts.replicas.is_open(*id),
+                Item::Blob(_) => false,
+            };
+            let removed = self.remove(items, &is_unused).await?;
+            if removed.is_empty() {
+                continue;
+            }
+            tracing::info!(extents = removed.len(), "removed extents that no session lists");
+            self.0.gc_metrics.extents_removed(removed.len() as u64);
+            self.0.reaped.send_modify(|reaped| reaped.extents += removed.len() as u64);
         }
         Ok(())
     }
+
+    /// Walks all blobs here, page by page. The index is enough: what it misses is entered by the check at the start, and
+    /// stays on disk at worst.
+    async fn reap_blobs(&self, unlinked: &mut Unlinked<Digest>) -> Result<(), crate::blob::Error> {
+        let parts = &self.0.parts;
+        unlinked.begin();
+        let mut after = None;
+        loop {
+            let page = parts.blobs.list_blobs(after, PAGE).await?;
+            after = page.last().map(|entry| entry.digest.clone());
+            let state = parts.meta.local();
+            let now = Instant::now();
+            for entry in page {
+                if state.content(&entry.digest).is_none() && !unlinked.see(entry.digest, entry.size, now) {
+                    break;
+                }
+            }
+            if after.is_none() {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        unlinked.end();
+        let old = unlinked.older_than(self.0.config.reap_grace);
+        for batch in old.chunks(REAPED_MAX) {
+            let items = batch.iter().map(|(digest, size)| (Item::Blob(digest.clone()), *size)).collect();
+            let is_unlinked = |item: &Item, state: &State| match item {
+                Item::Blob(digest) => state.content(digest).is_none(),
+                Item::Extent(_) => false,
+            };
+            let removed = self.remove(items, &is_unlinked).await?;
+            if removed.is_empty() {
+                continue;
+            }
+            let size_bytes: u64 = removed.iter().map(|(_, size)| size).sum();
+            tracing::info!(blobs = removed.len(), size_bytes, "removed blobs that no repository links");
+            self.0.gc_metrics.blobs_removed(removed.len() as u64, size_bytes);
+            self.0.reaped.send_modify(|reaped| {
+                reaped.blobs += removed.len() as u64;
+                reaped.blob_bytes += size_bytes;
+            });
+            for (item, _) in &removed {
+                if let Item::Blob(digest) = item {
+                    unlinked.forget(digest);
+                }
+            }
+        }
+        let (waiting, waiting_bytes) = unlinked.totals();
+        self.0.reaped.send_modify(|reaped| (reaped.waiting, reaped.waiting_bytes) = (waiting, waiting_bytes));
+        Ok(())
+    }
+
+    /// Removes those of `items` that are unpinned and that `may_go` at a read index asked for with their locks held; returns
+    /// what went. Without a quorum that is nothing.
+    async fn remove(
+        &self,
+        items: Vec<(Item, u64)>,
+        may_go: &(dyn Fn(&Item, &State) -> bool + Sync),
+    ) -> Result<Vec<(Item, u64)>, crate::blob::Error> {
+        let parts = &self.0.parts;
+        let mut permits: Vec<(DeletePermit, u64)> = Vec::new();
+        for (item, size) in items {
+            permits.extend(parts.blobs.permit_delete(item).await.map(|permit| (permit, size)));
+        }
+        if permits.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Asked for with the locks held: who wants to link one of these now must ask this node again first.
+        let view = parts.meta.confirm().await;
+        if !view.fresh {
+            return Ok(Vec::new());
+        }
+        permits.retain(|(permit, _)| may_go(permit.item(), &view.state));
+        let mut removed = Vec::with_capacity(permits.len());
+        for (permit, size) in permits {
+            let item = permit.item().clone();
+            parts.blobs.delete(permit).await?;
+            removed.push((item, size));
+        }
+        Ok(removed)
+    }
 }
 
-/// Since when extents have been seen unlisted.
-#[derive(Debug, Default)]
-struct Unlisted(BTreeMap<ExtentId, Instant>);
+/// Since when files have been seen unlinked, walk by walk.
+#[derive(Debug)]
+struct Unlinked<K> {
+    since: BTreeMap<K, Seen>,
+    walk: u64,
+}
 
-impl Unlisted {
-    /// Takes all that are unlisted now and returns those that have been for longer than `grace`.
-    fn update(&mut self, unused: impl Iterator<Item = ExtentId>, now: Instant, grace: Duration) -> Vec<ExtentId> {
-        let mut since = BTreeMap::new();
-        for id in unused {
-            since.insert(id, self.0.get(&id).copied().unwrap_or(now));
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    first: Instant,
+    size: u64,
+    /// The last walk that saw it.
+    walk: u64,
+}
+
+impl<K> Default for Unlinked<K> {
+    fn default() -> Self {
+        Self { since: BTreeMap::new(), walk: 0 }
+    }
+}
+
+impl<K: Ord + Clone> Unlinked<K> {
+    /// Begins a walk.
+    fn begin(&mut self) {
+        self.walk += 1;
+    }
+
+    /// Notes a file that is unlinked now; false if no more can be remembered.
+    fn see(&mut self, key: K, size: u64, now: Instant) -> bool {
+        let walk = self.walk;
+        if let Some(seen) = self.since.get_mut(&key) {
+            seen.walk = walk;
+            return true;
         }
-        self.0 = since;
-        self.0.iter().filter(|(_, since)| now - **since >= grace).map(|(id, _)| *id).collect()
+        if self.since.len() >= WAITING_MAX {
+            return false;
+        }
+        self.since.insert(key, Seen { first: now, size, walk });
+        true
+    }
+
+    /// Ends a walk: what it did not see is linked again, or gone.
+    fn end(&mut self) {
+        let walk = self.walk;
+        self.since.retain(|_, seen| seen.walk == walk);
+    }
+
+    fn older_than(&self, grace: Duration) -> Vec<(K, u64)> {
+        let old = self.since.iter().filter(|(_, seen)| seen.first.elapsed() >= grace);
+        old.map(|(key, seen)| (key.clone(), seen.size)).collect()
+    }
+
+    fn forget(&mut self, key: &K) {
+        self.since.remove(key);
+    }
+
+    /// How many files wait, and their bytes.
+    fn totals(&self) -> (u64, u64) {
+        (self.since.len() as u64, self.since.values().map(|seen| seen.size).sum())
     }
 }
 
@@ -80,16 +234,41 @@ impl Unlisted {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_what_stays_unlisted_for_the_whole_grace_is_old() {
-        let mut unlisted = Unlisted::default();
-        let id = ExtentId::from_random;
-        let (start, grace) = (Instant::now(), Duration::from_secs(10));
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(unlisted.update([id(1), id(2)].into_iter(), at(0), grace).is_empty());
-        // The second was listed or open for a moment: its grace begins anew.
-        assert!(unlisted.update([id(1)].into_iter(), at(5), grace).is_empty());
-        assert_eq!(unlisted.update([id(1), id(2)].into_iter(), at(10), grace), [id(1)]);
-        assert_eq!(unlisted.update([id(2)].into_iter(), at(20), grace), [id(2)]);
+    /// One walk that sees these files unlinked, then the files that are old.
+    fn walk(unlinked: &mut Unlinked<u32>, files: &[u32], grace: Duration) -> Vec<u32> {
+        unlinked.begin();
+        files.iter().for_each(|file| assert!(unlinked.see(*file, 1, Instant::now())));
+        unlinked.end();
+        unlinked.older_than(grace).into_iter().map(|(file, _)| file).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_stays_unlinked_for_the_whole_grace_is_old() {
+        let mut unlinked = Unlinked::default();
+        let grace = Duration::from_secs(10);
+        assert!(walk(&mut unlinked, &[1, 2], grace).is_empty());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        // The second was linked for a moment: its grace begins anew.
+        assert!(walk(&mut unlinked, &[1], grace).is_empty());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(walk(&mut unlinked, &[1, 2], grace), [1]);
+        unlinked.forget(&1);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(walk(&mut unlinked, &[2], grace), [2]);
+        assert_eq!(unlinked.totals(), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded_and_the_rest_has_its_turn_later() {
+        let mut unlinked = Unlinked::default();
+        let max = u32::try_from(WAITING_MAX).unwrap();
+        unlinked.begin();
+        assert!((0..max).all(|file| unlinked.see(file, 1, Instant::now())));
+        assert!(!unlinked.see(max, 1, Instant::now()));
+        assert!(unlinked.see(0, 1, Instant::now()), "known already");
+        unlinked.end();
+        unlinked.forget(&0);
+        unlinked.begin();
+        assert!(unlinked.see(max, 1, Instant::now()));
     }
 }

@@ -83,6 +83,7 @@ const PURE_META: &[&str] = &[
     "rows",
     "sorted_map",
     "plan",
+    "reach",
 ];
 
 /// Files longer than 500 lines; the list may only shrink.

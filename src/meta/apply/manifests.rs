@@ -40,6 +40,8 @@ impl State {
                 principal: Arc::clone(&principal),
             };
             self.put_manifest_row(&put.repository, &put.digest, record, context.index);
+        } else {
+            self.touch_manifest(&put.repository, &put.digest, context.now);
         }
         for tag in &put.tags {
             let record = TagRecord {
@@ -56,14 +58,16 @@ impl State {
 
     /// Sets a tag and keeps what it was, unless it pointed there before.
     fn move_tag(&mut self, repository: &RepositoryName, tag: &Tag, record: TagRecord) {
-        let digest = record.digest.clone();
+        let (digest, at) = (record.digest.clone(), record.at);
         if let Some(old) = self.put_tag(repository, tag, Arc::new(record)).filter(|old| old.digest != digest) {
+            self.touch_manifest(repository, &old.digest, at);
             self.push_history(repository, tag, Arc::new(past(&old)));
         }
     }
 
     fn drop_tag(&mut self, context: Context, repository: &RepositoryName, tag: &Tag) {
         let Some(old) = self.remove_tag(repository, tag) else { return };
+        self.touch_manifest(repository, &old.digest, context.now);
         self.push_history(repository, tag, Arc::new(past(&old)));
         let deletion = TagEvent {
             digest: None,
@@ -102,7 +106,7 @@ impl State {
         for tag in &tags {
             self.drop_tag(context, name, tag);
         }
-        self.remove_manifest_row(name, digest);
+        self.remove_manifest(context, name, digest, context.now);
         self.drop_if_empty(name);
         Ok(Response::Done)
     }

@@ -5,11 +5,14 @@
 //! not touch tables itself (that is `rows.rs`). Start reading at [`State::apply`], then a noun.
 
 mod blobs;
+mod leases;
 mod manifests;
 mod nodes;
 mod plans;
 mod uploads;
 
+#[cfg(test)]
+mod collection_tests;
 #[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
@@ -23,11 +26,12 @@ use crate::oci::{Digest, HashState, RepositoryName, Tag, UploadId};
 use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState};
 
 use super::command::{
-    Command, Condition, HeldExtent, LogTime, Proposal, PutManifest, ReferenceKind, Rejection, Response,
+    CollectionRules, Command, Condition, HeldExtent, LogTime, Proposal, PutManifest, ReferenceKind, Rejection, Response,
 };
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
+use super::reach::Fate;
 use super::state::{Repository, State};
-use super::tables::{BlobLink, NodeRow, OutcomeRow, RepositoryRow};
+use super::tables::{BlobLink, ManifestLease, NodeRow, OutcomeRow, RepositoryRow};
 
 /// How long a command may take from its making to its place in the log, in milliseconds of log time (P4).
 pub const COMMAND_LIFE_MS: u64 = 60_000;
@@ -165,6 +169,10 @@ impl State {
             }
             Command::DeleteTag { repository, tag, condition } => {
                 self.delete_tag(context, repository, tag, condition.as_ref())
+            }
+            Command::RenewLeases { links } => self.renew_leases(context, links),
+            Command::Collect { repository, blobs, manifests, rules } => {
+                self.collect(context, repository, (blobs, manifests), rules)
             }
             Command::FormCluster { .. }
             | Command::OpenRegistry

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::meta::command::{
-    Command, Condition, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection,
+    CollectionRules, Command, Condition, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection,
     RequestId, Response,
 };
 use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, TokenJoin, Vote};
@@ -146,7 +146,14 @@ fn content_commands() -> impl Strategy<Value = Command> {
         tag,
         condition,
     });
-    prop_oneof![4 => links, 2 => mounts, 2 => unlinks, 6 => puts(), 2 => deletes, 2 => untags]
+    let renews = vec((repositories(), (0u8..7).prop_map(digest)), 0..4).prop_map(|links| Command::RenewLeases { links });
+    let all = || (0u8..7).map(digest).collect::<Vec<_>>();
+    let collects =
+        (repositories(), 1u64..2000, prop::option::of(1u64..5000)).prop_map(move |(repository, lease_ms, untagged_ms)| {
+            let rules = CollectionRules { lease_ms, untagged_ms };
+            Command::Collect { repository, blobs: all(), manifests: all(), rules }
+        });
+    prop_oneof![4 => links, 2 => mounts, 2 => unlinks, 6 => puts(), 2 => deletes, 2 => untags, 1 => renews, 2 => collects]
 }
 
 fn node_commands() -> impl Strategy<Value = Command> {
@@ -222,7 +229,7 @@ fn proposal(id: u128, at: u64, command: Command) -> Proposal {
 fn opened() -> State {
     let mut state = State::default();
     let form = Command::FormCluster { cluster: ClusterId(1), nodes_expected: 1 };
-    for (id, command) in [(1, form), (2, Command::OpenRegistry)] {
+    for (id, command) in [(1, form), (2, Command::OpenRegistry), (3, Command::RaiseFeatureLevel { level: 2 })] {
         assert_eq!(state.apply(id, &proposal(id.into(), 0, command)), Response::Done);
     }
     state
@@ -477,9 +484,10 @@ fn records_carry_their_drawn_number_and_a_version() {
         Command::LinkBlob { repository: "a".parse().unwrap(), digest: digest(1), size: 1, principal: String::new() },
         put(2),
         put(3),
+        Command::PutManifest(Box::new(PutManifest { tags: vec![], ..put_of(2) })),
     ];
     for (id, command) in (10..).zip(steps) {
-        state.apply(id, &proposal(id.into(), 1, command));
+        state.apply(id, &proposal(id.into(), id, command));
     }
     let mut numbers: Vec<u8> = Vec::new();
     for record in state.records() {
@@ -492,8 +500,8 @@ fn records_carry_their_drawn_number_and_a_version() {
     }
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers, (0..=10).collect::<Vec<_>>());
-    assert!(matches!(decode_record(&[1, 11, 0]), Err(SnapshotError::Malformed { .. })));
+    assert_eq!(numbers, (0..=10).chain([13]).collect::<Vec<_>>());
+    assert!(matches!(decode_record(&[1, 99, 0]), Err(SnapshotError::Malformed { .. })));
     assert_eq!(decode_record(&[]), Err(malformed("empty")));
 }
 
@@ -502,7 +510,11 @@ fn malformed(reason: &str) -> SnapshotError {
 }
 
 fn put(n: u8) -> Command {
-    Command::PutManifest(Box::new(PutManifest {
+    Command::PutManifest(Box::new(put_of(n)))
+}
+
+fn put_of(n: u8) -> PutManifest {
+    PutManifest {
         repository: "a".parse().unwrap(),
         digest: digest(n),
         media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
@@ -516,5 +528,5 @@ fn put(n: u8) -> Command {
         membership_index: 0,
         sparse: false,
         principal: String::new(),
-    }))
+    }
 }

@@ -1,0 +1,649 @@
+//! What collection takes and what it must leave, one fact a test, and against a model that knows nothing of its rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::meta::command::{
+    CollectionRules, Command, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection, RequestId,
+    Response,
+};
+use crate::meta::{Fate, Keeper, State};
+use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::topology::ClusterId;
+
+const LEASE: u64 = 1000;
+const AGE: u64 = 5000;
+const KEEP: CollectionRules = CollectionRules { lease_ms: LEASE, untagged_ms: None };
+const DELETE: CollectionRules = CollectionRules { lease_ms: LEASE, untagged_ms: Some(AGE) };
+
+struct Fixture {
+    state: State,
+    index: u64,
+    now: u64,
+}
+
+impl Fixture {
+    /// A registry at the feature level of its first release.
+    fn old() -> Self {
+        let mut fixture = Self { state: State::default(), index: 0, now: 1_000_000 };
+        fixture.run(Command::FormCluster { cluster: ClusterId(9), nodes_expected: 1 });
+        fixture.run(Command::OpenRegistry);
+        fixture
+    }
+
+    fn open() -> Self {
+        let mut fixture = Self::old();
+        fixture.run(Command::RaiseFeatureLevel { level: 2 });
+        fixture
+    }
+
+    fn run(&mut self, command: Command) -> Response {
+        self.index += 1;
+        let at = LogTime(self.now);
+        let proposal = Proposal { id: RequestId(self.index.into()), issued: at, at, wall_seconds: 7, command };
+        self.state.apply(self.index, &proposal)
+    }
+
+    fn link(&mut self, name: &str, n: u32) {
+        let command =
+            Command::LinkBlob { repository: repository(name), digest: digest(n), size: 10, principal: String::new() };
+        assert!(matches!(self.run(command), Response::Committed { .. }));
+    }
+
+    fn put(&mut self, put: PutManifest) {
+        let response = self.run(Command::PutManifest(Box::new(put.clone())));
+        assert!(matches!(response, Response::ManifestStored { .. }), "{put:?}: {response:?}");
+    }
+
+    fn untag(&mut self, tag: &str) {
+        let command = Command::DeleteTag { repository: repository("r"), tag: tag.parse().unwrap(), condition: None };
+        assert_eq!(self.run(command), Response::Done);
+    }
+
+    fn delete(&mut self, n: u32) {
+        let command = Command::DeleteManifest { repository: repository("r"), digest: digest(n), sparse: false };
+        assert_eq!(self.run(command), Response::Done);
+    }
+
+    /// Asks for everything there is to be collected.
+    fn collect(&mut self, rules: CollectionRules) -> (u32, u32, u64) {
+        self.collect_in("r", rules)
+    }
+
+    fn collect_in(&mut self, name: &str, rules: CollectionRules) -> (u32, u32, u64) {
+        let all: Vec<Digest> = (0..200).map(digest).collect();
+        let repository = repository(name);
+        let response = self.run(Command::Collect { repository, blobs: all.clone(), manifests: all, rules });
+        assert_eq!(self.state.check(), vec![]);
+        match response {
+            Response::Collected { blobs, manifests, bytes } => (blobs, manifests, bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn blob(&self, n: u32) -> bool {
+        self.state.blob(&repository("r"), &digest(n)).is_some()
+    }
+
+    fn manifest(&self, n: u32) -> bool {
+        self.state.manifest(&repository("r"), &digest(n)).is_some()
+    }
+
+    fn keeper(&self, n: u32, rules: CollectionRules) -> Keeper {
+        match self.state.manifest_fate(&repository("r"), &digest(n), &rules, LogTime(self.now)) {
+            Fate::Kept(keeper) => keeper,
+            fate => panic!("{n}: {fate:?}"),
+        }
+    }
+}
+
+fn repository(name: &str) -> RepositoryName {
+    name.parse().unwrap()
+}
+
+fn digest(n: u32) -> Digest {
+    Digest::of(Algorithm::Sha256, &n.to_le_bytes())
+}
+
+fn reference(n: u32, kind: ReferenceKind) -> ManifestReference {
+    let size = if kind == ReferenceKind::Manifest { 100 } else { 10 };
+    ManifestReference { digest: digest(n), size, kind, required: true }
+}
+
+fn manifest(n: u32, blobs: &[u32], tags: &[&str]) -> PutManifest {
+    PutManifest {
+        repository: repository("r"),
+        digest: digest(n),
+        media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
+        size: 100,
+        references: blobs.iter().map(|n| reference(*n, ReferenceKind::Layer)).collect(),
+        subject: None,
+        artifact_type: None,
+        annotations: BTreeMap::new(),
+        tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+        condition: None,
+        membership_index: 0,
+        sparse: false,
+        principal: String::new(),
+    }
+}
+
+fn index(n: u32, children: &[u32], tags: &[&str]) -> PutManifest {
+    let references = children.iter().map(|n| reference(*n, ReferenceKind::Manifest)).collect();
+    PutManifest { references, ..manifest(n, &[], tags) }
+}
+
+fn referrer(n: u32, subject: u32) -> PutManifest {
+    PutManifest { subject: Some(digest(subject)), ..manifest(n, &[], &[]) }
+}
+
+#[test]
+fn a_blob_that_nothing_names_goes_when_its_lease_is_over_and_no_sooner() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    fixture.now += LEASE - 1;
+    assert_eq!(fixture.collect(KEEP), (0, 0, 0));
+    fixture.now += 1;
+    assert_eq!(fixture.collect(KEEP), (1, 0, 10));
+    assert!(!fixture.state.repository_exists(&repository("r")) && fixture.state.content(&digest(1)).is_none());
+    assert_eq!(fixture.collect(KEEP), (0, 0, 0), "of a repository that is gone");
+}
+
+#[test]
+fn a_push_a_mount_or_a_renewal_before_the_collection_keeps_a_blob() {
+    let mut fixture = Fixture::open();
+    for n in 1..=4 {
+        fixture.link("r", n);
+    }
+    fixture.link("other", 2);
+    fixture.now += LEASE;
+    fixture.link("r", 1);
+    let mount = Command::MountBlob {
+        from: repository("other"),
+        repository: repository("r"),
+        digest: digest(2),
+        principal: String::new(),
+    };
+    assert_eq!(fixture.run(mount), Response::Mounted { size: 10 });
+    let links = vec![(repository("r"), digest(3)), (repository("gone"), digest(3)), (repository("r"), digest(99))];
+    assert_eq!(fixture.run(Command::RenewLeases { links }), Response::Done);
+    assert_eq!(fixture.collect(KEEP), (1, 0, 10));
+    assert!(fixture.blob(1) && fixture.blob(2) && fixture.blob(3) && !fixture.blob(4));
+}
+
+#[test]
+fn what_a_manifest_names_stays_and_a_manifest_after_the_collection_is_refused_whole() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    fixture.link("r", 2);
+    fixture.put(manifest(10, &[1], &["t"]));
+    fixture.now += LEASE;
+    assert_eq!(fixture.collect(KEEP), (1, 0, 10));
+    let refused = fixture.run(Command::PutManifest(Box::new(manifest(11, &[1, 2], &["t"]))));
+    assert_eq!(refused, Response::Rejected(Rejection::BlobUnknown { digests: vec![digest(2)] }));
+    assert!(fixture.blob(1) && fixture.manifest(10) && !fixture.manifest(11));
+    assert_eq!(fixture.state.tag(&repository("r"), &"t".parse().unwrap()).unwrap().digest, digest(10));
+}
+
+#[test]
+fn a_blob_whose_last_manifest_went_has_a_whole_lease_again() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    fixture.put(manifest(10, &[1], &["t"]));
+    fixture.put(manifest(11, &[1], &["u"]));
+    fixture.now += 10 * LEASE;
+    // A client may be told now that the blob is there, which renews nothing, as it is named.
+    assert!(!fixture.state.blob_lease_is_short(&repository("r"), &digest(1), &KEEP, LogTime(fixture.now)));
+    fixture.delete(10);
+    fixture.delete(11);
+    fixture.now += LEASE - 1;
+    assert_eq!(fixture.collect(KEEP), (0, 0, 0));
+    fixture.now += 1;
+    assert_eq!(fixture.collect(KEEP), (1, 0, 10));
+}
+
+#[test]
+fn only_the_link_of_that_repository_goes_and_bytes_count_when_the_last_one_does() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    fixture.link("other", 1);
+    fixture.now += LEASE;
+    assert_eq!(fixture.collect(KEEP), (1, 0, 0));
+    assert!(!fixture.blob(1) && fixture.state.blob(&repository("other"), &digest(1)) == Some(10));
+    assert_eq!(fixture.collect_in("other", KEEP), (1, 0, 10));
+}
+
+#[test]
+fn a_lease_is_short_when_less_than_half_of_it_is_left_and_nothing_names_the_blob() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    let short = |fixture: &Fixture| {
+        fixture.state.blob_lease_is_short(&repository("r"), &digest(1), &KEEP, LogTime(fixture.now))
+    };
+    assert!(!short(&fixture));
+    fixture.now += LEASE / 2;
+    assert!(!short(&fixture));
+    fixture.now += 1;
+    assert!(short(&fixture));
+    fixture.now += LEASE;
+    assert!(short(&fixture), "over, but not collected yet");
+    fixture.put(manifest(10, &[1], &[]));
+    assert!(!short(&fixture));
+}
+
+#[test]
+fn untagged_manifests_are_kept_unless_the_policy_says_how_long() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    fixture.put(manifest(10, &[1], &["t"]));
+    fixture.put(manifest(11, &[], &["u"]));
+    fixture.now += 10 * AGE;
+    assert_eq!(fixture.keeper(10, DELETE), Keeper::Tag("t".parse().unwrap()));
+    fixture.untag("t");
+    // The age counts from the loss of the last tag, not from the push.
+    fixture.now += AGE - 1;
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    fixture.now += 1;
+    assert_eq!((fixture.keeper(10, KEEP), fixture.collect(KEEP)), (Keeper::Policy, (0, 0, 0)));
+    assert_eq!(fixture.collect(DELETE), (0, 1, 100));
+    assert!(!fixture.manifest(10) && fixture.manifest(11) && fixture.blob(1));
+    fixture.now += LEASE;
+    assert_eq!(fixture.collect(DELETE), (1, 0, 10));
+}
+
+#[test]
+fn a_manifest_that_is_put_again_asked_for_or_loses_its_tag_to_another_begins_its_age_anew() {
+    let mut fixture = Fixture::open();
+    for n in 10..13 {
+        fixture.put(manifest(n, &[], &[]));
+    }
+    fixture.put(manifest(13, &[], &["t"]));
+    fixture.now += AGE;
+    fixture.put(manifest(10, &[], &[]));
+    fixture.run(Command::RenewLeases { links: vec![(repository("r"), digest(11))] });
+    fixture.put(manifest(14, &[], &["t"]));
+    assert_eq!(fixture.collect(DELETE), (0, 1, 100));
+    assert!(fixture.manifest(10) && fixture.manifest(11) && !fixture.manifest(12) && fixture.manifest(13));
+    fixture.now += AGE;
+    assert_eq!(fixture.collect(DELETE), (0, 3, 300));
+    assert!(fixture.manifest(14));
+}
+
+#[test]
+fn children_and_referrers_follow_what_kept_them_a_lease_later() {
+    let mut fixture = Fixture::open();
+    fixture.put(manifest(10, &[], &[]));
+    fixture.put(index(11, &[10], &["t"]));
+    fixture.put(referrer(12, 11));
+    fixture.put(referrer(13, 12));
+    fixture.now += 10 * AGE;
+    assert_eq!(fixture.keeper(10, DELETE), Keeper::Manifest(digest(11)));
+    assert_eq!(fixture.keeper(12, DELETE), Keeper::Subject(digest(11)));
+    assert_eq!(fixture.keeper(13, DELETE), Keeper::Subject(digest(12)));
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    fixture.untag("t");
+    fixture.now += AGE;
+    assert_eq!(fixture.collect(DELETE), (0, 1, 100), "the index");
+    fixture.now += LEASE - 1;
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    fixture.now += 1;
+    assert_eq!(fixture.collect(DELETE), (0, 2, 200), "its child and its referrer");
+    fixture.now += LEASE;
+    assert_eq!(fixture.collect(DELETE), (0, 1, 100), "the referrer's referrer");
+}
+
+#[test]
+fn a_referrer_whose_subject_never_came_stays_and_one_whose_subject_was_deleted_goes() {
+    let mut fixture = Fixture::open();
+    fixture.put(referrer(10, 50));
+    fixture.put(manifest(11, &[], &["t"]));
+    fixture.put(referrer(12, 11));
+    fixture.now += 10 * AGE;
+    fixture.delete(11);
+    fixture.now += AGE - 1;
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    fixture.now += 1;
+    assert_eq!(fixture.collect(DELETE), (0, 1, 100));
+    assert_eq!(fixture.keeper(10, DELETE), Keeper::SubjectToCome(digest(50)));
+    assert!(!fixture.manifest(12));
+}
+
+#[test]
+fn an_index_and_the_child_it_refers_to_do_not_keep_each_other_for_ever() {
+    let mut fixture = Fixture::open();
+    fixture.put(manifest(10, &[], &[]));
+    fixture.put(index(11, &[10], &[]));
+    fixture.put(PutManifest { subject: Some(digest(10)), ..index(12, &[11], &[]) });
+    fixture.now += AGE;
+    for expected in [(0, 1, 100), (0, 1, 100), (0, 1, 100)] {
+        assert_eq!(fixture.collect(DELETE), expected);
+        fixture.now += LEASE;
+    }
+}
+
+#[test]
+fn a_sparse_index_keeps_what_comes_later_than_itself() {
+    let mut fixture = Fixture::open();
+    fixture.put(PutManifest { sparse: true, ..index(11, &[10, 9], &["t"]) });
+    fixture.link("r", 1);
+    fixture.put(manifest(10, &[1], &[]));
+    fixture.now += 10 * AGE;
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    assert!(fixture.manifest(10) && fixture.blob(1));
+}
+
+#[test]
+fn below_feature_level_two_nothing_is_collected_and_no_lease_is_kept() {
+    let mut fixture = Fixture::old();
+    fixture.link("r", 1);
+    fixture.put(manifest(10, &[1], &["t"]));
+    fixture.now += LEASE;
+    fixture.untag("t");
+    let linked_at = |fixture: &Fixture| {
+        let mut records = fixture.state.records();
+        records.find_map(|record| match record {
+            crate::meta::Record::Blob(_, _, link) => Some(link.at),
+            _ => None,
+        })
+    };
+    let before = linked_at(&fixture);
+    fixture.put(manifest(11, &[1], &[]));
+    fixture.delete(11);
+    fixture.delete(10);
+    assert_eq!(linked_at(&fixture), before, "older binaries would not have renewed it");
+    assert!(fixture.state.records().all(|record| record.number() != 13));
+    let collect = Command::Collect { repository: repository("r"), blobs: vec![digest(1)], manifests: vec![], rules: KEEP };
+    for command in [collect, Command::RenewLeases { links: vec![] }] {
+        assert_eq!(fixture.run(command), Response::Rejected(Rejection::FeatureLevel { agreed: 1 }));
+    }
+}
+
+#[test]
+fn a_walk_in_pages_finds_what_a_walk_in_one_does() {
+    let mut fixture = Fixture::open();
+    for n in 0..40 {
+        fixture.link(["r", "s", "t"][n as usize % 3], n);
+    }
+    fixture.now += LEASE;
+    for n in 40..45 {
+        fixture.link("s", n);
+        fixture.put(manifest(100 + n, &[], &[]));
+    }
+    fixture.put(manifest(150, &[0, 3], &["t"]));
+    let now = LogTime(fixture.now);
+    let whole = fixture.state.unnamed_links(None, 1000, (&DELETE, now));
+    assert_eq!((whole.unnamed.len(), whole.seen, whole.next), (48, 51, None));
+    for size in [1, 2, 7, 50] {
+        let (mut found, mut place) = (Vec::new(), None);
+        loop {
+            let page = fixture.state.unnamed_links(place.as_ref(), size, (&DELETE, now));
+            assert!(page.seen <= size);
+            found.extend(page.unnamed);
+            place = page.next;
+            if place.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, whole.unnamed, "in pages of {size}");
+    }
+    let going = whole.unnamed.iter().filter(|link| link.until.is_none()).count();
+    assert_eq!((going, whole.unnamed.iter().filter(|link| link.manifest).count()), (38, 5));
+}
+
+/// What a manifest of the model consists of: a number stands for a body, so it never changes.
+#[derive(Debug, Clone)]
+struct Shape {
+    blobs: Vec<u32>,
+    children: Vec<u32>,
+    subject: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Link(usize, u32),
+    Mount(usize, u32),
+    HeadBlob(usize, u32),
+    HeadManifest(usize, u32),
+    Put(usize, u32, Option<u8>),
+    Untag(usize, u8),
+    Delete(usize, u32),
+    Unlink(usize, u32),
+    Collect(usize),
+    Pass(u64),
+}
+
+const NAMES: [&str; 2] = ["r", "s"];
+const BLOBS: std::ops::Range<u32> = 100..105;
+const MANIFESTS: std::ops::Range<u32> = 0..7;
+
+fn shapes() -> impl Strategy<Value = Vec<Shape>> {
+    let shape = |n: u32| {
+        // Of bodies that name each other by hash, each can name only those before it.
+        let children = vec(0..n.max(1), 0..if n == 0 { 1 } else { 3 });
+        let subject = prop::option::weighted(0.4, prop_oneof![3 => 0..n.max(1), 1 => Just(60)]);
+        (vec(BLOBS, 0..3), children, subject).prop_map(move |(blobs, children, subject)| Shape {
+            blobs,
+            children,
+            subject: subject.filter(|subject| *subject != n),
+        })
+    };
+    MANIFESTS.map(shape).collect::<Vec<_>>()
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (name, tag) = (0..NAMES.len(), prop::option::weighted(0.5, 0u8..3));
+    let step = prop_oneof![
+        6 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::Link(name, n)),
+        2 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::Mount(name, n)),
+        4 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::HeadBlob(name, n)),
+        3 => (name.clone(), MANIFESTS).prop_map(|(name, n)| Step::HeadManifest(name, n)),
+        9 => (name.clone(), MANIFESTS, tag).prop_map(|(name, n, tag)| Step::Put(name, n, tag)),
+        2 => (name.clone(), 0u8..3).prop_map(|(name, tag)| Step::Untag(name, tag)),
+        2 => (name.clone(), MANIFESTS).prop_map(|(name, n)| Step::Delete(name, n)),
+        1 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::Unlink(name, n)),
+        8 => name.prop_map(Step::Collect),
+        8 => prop_oneof![3 => 0..LEASE / 2, 2 => 0..2 * LEASE, 1 => 0..2 * AGE].prop_map(Step::Pass),
+    ];
+    vec(step, 1..150)
+}
+
+/// What a client knows: when it was last told that something is there, and that nobody deleted it since.
+struct Client {
+    fixture: Fixture,
+    shapes: Vec<Shape>,
+    rules: CollectionRules,
+    told: BTreeMap<(usize, u32), u64>,
+    /// Subjects that were there at some time since a referrer came: (repository, referrer).
+    met: BTreeSet<(usize, u32)>,
+}
+
+impl Client {
+    fn there(&self, name: usize, n: u32) -> bool {
+        let name = repository(NAMES[name]);
+        let state = &self.fixture.state;
+        state.blob(&name, &digest(n)).is_some() || state.manifest(&name, &digest(n)).is_some()
+    }
+
+    fn tell(&mut self, name: usize, n: u32) {
+        assert!(self.there(name, n));
+        self.told.insert((name, n), self.fixture.now);
+    }
+
+    fn tags(&self, name: usize) -> Vec<u32> {
+        let name = repository(NAMES[name]);
+        let tags = self.fixture.state.tags(&name, None, 99);
+        let digests: Vec<_> = tags.iter().map(|tag| self.fixture.state.tag(&name, tag).unwrap().digest.clone()).collect();
+        MANIFESTS.filter(|n| digests.contains(&digest(*n))).collect()
+    }
+
+    /// Everything of a repository that tags reach, and referrers whose subject may still come.
+    fn reachable(&self, name: usize) -> BTreeSet<u32> {
+        let here: Vec<u32> = MANIFESTS.filter(|n| self.there(name, *n)).collect();
+        let to_come = |n: &u32| {
+            let subject = self.shapes[*n as usize].subject;
+            subject.is_some_and(|subject| !self.there(name, subject)) && !self.met.contains(&(name, *n))
+        };
+        let mut open: Vec<u32> = self.tags(name);
+        open.extend(here.iter().copied().filter(to_come));
+        let mut live = BTreeSet::new();
+        while let Some(n) = open.pop() {
+            if !self.there(name, n) || !live.insert(n) || BLOBS.contains(&n) {
+                continue;
+            }
+            let shape = &self.shapes[n as usize];
+            open.extend(shape.blobs.iter().chain(&shape.children));
+            open.extend(here.iter().filter(|other| self.shapes[**other as usize].subject == Some(n)));
+        }
+        live
+    }
+
+    fn run(&mut self, command: Command) -> Response {
+        let response = self.fixture.run(command);
+        for name in 0..NAMES.len() {
+            for n in MANIFESTS {
+                let subject = self.shapes[n as usize].subject;
+                if !self.there(name, n) {
+                    self.met.remove(&(name, n));
+                } else if subject.is_some_and(|subject| self.there(name, subject)) {
+                    self.met.insert((name, n));
+                }
+            }
+        }
+        response
+    }
+
+    fn head(&mut self, name: usize, n: u32, short: bool) {
+        if short {
+            self.run(Command::RenewLeases { links: vec![(repository(NAMES[name]), digest(n))] });
+        }
+        if self.there(name, n) {
+            self.tell(name, n);
+        }
+    }
+
+    fn put(&mut self, name: usize, n: u32, tag: Option<u8>) {
+        let shape = self.shapes[n as usize].clone();
+        let mut references: Vec<_> = shape.blobs.iter().map(|n| reference(*n, ReferenceKind::Layer)).collect();
+        references.extend(shape.children.iter().map(|n| reference(*n, ReferenceKind::Manifest)));
+        let put = PutManifest {
+            repository: repository(NAMES[name]),
+            references,
+            subject: shape.subject.map(digest),
+            tags: tag.map(|tag| format!("t{tag}").parse().unwrap()).into_iter().collect(),
+            ..manifest(n, &[], &[])
+        };
+        match self.run(Command::PutManifest(Box::new(put))) {
+            Response::ManifestStored { .. } => self.tell(name, n),
+            Response::Rejected(Rejection::BlobUnknown { digests }) => {
+                // Refused only for what no client was told of lately.
+                let named = shape.blobs.iter().chain(&shape.children);
+                for missing in named.filter(|named| digests.contains(&digest(**named))) {
+                    assert!(!self.is_promised(name, *missing), "{missing} was promised and is missing");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_promised(&self, name: usize, n: u32) -> bool {
+        self.told.get(&(name, n)).is_some_and(|told| self.fixture.now < told + LEASE / 2)
+    }
+
+    fn collect(&mut self, name: usize) {
+        let all = || (0..200).map(digest).collect::<Vec<_>>();
+        let repository = repository(NAMES[name]);
+        let before: BTreeSet<u32> = self.reachable(name);
+        let (blobs, manifests, rules) = (all(), all(), self.rules);
+        self.run(Command::Collect { repository, blobs, manifests, rules });
+        for n in before {
+            assert!(self.there(name, n), "{n} was reachable");
+        }
+        let promised = MANIFESTS.chain(BLOBS).filter(|n| self.is_promised(name, *n));
+        for n in promised {
+            assert!(self.there(name, n), "{n} was promised");
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Link(name, n) => {
+                self.fixture.link(NAMES[name], n);
+                self.tell(name, n);
+            }
+            Step::Mount(name, n) => {
+                let (from, repository, principal) = (NAMES[1 - name], repository(NAMES[name]), String::new());
+                let mount =
+                    Command::MountBlob { from: from.parse().unwrap(), repository, digest: digest(n), principal };
+                if matches!(self.run(mount), Response::Mounted { .. }) {
+                    self.tell(name, n);
+                }
+            }
+            Step::HeadBlob(name, n) => {
+                let (state, now) = (&self.fixture.state, LogTime(self.fixture.now));
+                let short = state.blob_lease_is_short(&repository(NAMES[name]), &digest(n), &self.rules, now);
+                self.head(name, n, short);
+            }
+            Step::HeadManifest(name, n) => {
+                let (state, now) = (&self.fixture.state, LogTime(self.fixture.now));
+                let short = state.manifest_lease_is_short(&repository(NAMES[name]), &digest(n), &self.rules, now);
+                self.head(name, n, short);
+            }
+            Step::Put(name, n, tag) => self.put(name, n, tag),
+            Step::Untag(name, tag) => {
+                let (repository, tag) = (repository(NAMES[name]), format!("t{tag}").parse().unwrap());
+                self.run(Command::DeleteTag { repository, tag, condition: None });
+            }
+            Step::Delete(name, n) => {
+                let command =
+                    Command::DeleteManifest { repository: repository(NAMES[name]), digest: digest(n), sparse: false };
+                if self.run(command) == Response::Done {
+                    self.told.remove(&(name, n));
+                }
+            }
+            Step::Unlink(name, n) => {
+                let command =
+                    Command::UnlinkBlob { repository: repository(NAMES[name]), digest: digest(n), sparse: false };
+                if self.run(command) == Response::Done {
+                    self.told.remove(&(name, n));
+                }
+            }
+            Step::Collect(name) => self.collect(name),
+            Step::Pass(pause) => self.fixture.now += pause,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_reachable_or_promised_ever_goes_and_all_else_does_in_the_end(
+        shapes in shapes(),
+        steps in steps(),
+        deletes in any::<bool>(),
+    ) {
+        let rules = if deletes { DELETE } else { KEEP };
+        let fixture = Fixture::open();
+        let mut client = Client { fixture, shapes, rules, told: BTreeMap::new(), met: BTreeSet::new() };
+        for step in steps {
+            client.step(step);
+        }
+        prop_assert_eq!(client.fixture.state.check(), vec![]);
+        for _ in 0..20 {
+            client.fixture.now += AGE;
+            (0..NAMES.len()).for_each(|name| client.collect(name));
+        }
+        for name in 0..NAMES.len() {
+            let left: BTreeSet<u32> = MANIFESTS.chain(BLOBS).filter(|n| client.there(name, *n)).collect();
+            if deletes {
+                prop_assert_eq!(left, client.reachable(name));
+            } else {
+                let manifests = left.iter().filter(|n| MANIFESTS.contains(n));
+                let named: BTreeSet<u32> = manifests.flat_map(|n| client.shapes[*n as usize].blobs.clone()).collect();
+                prop_assert!(left.iter().all(|n| MANIFESTS.contains(n) || named.contains(n)), "{:?}", left);
+            }
+        }
+    }
+}
