@@ -24,15 +24,16 @@ impl DeletePermit {
 impl BlobStore {
     /// Takes the lock of a blob or extent in order to delete it; `None` if that may not be now.
     ///
-    /// That is: this node said "I hold it" within the last pin period, or the process has not run for one yet. While the
-    /// permit is held this node cannot say so anew. The caller then asks for a read index, waits until it is applied, and
+    /// That is: this node said "I hold it" within the last pin period, the process has not run for one yet, or somebody is at
+    /// work on it right now (who holds many permits must not wait for a long copy). While the permit is held this node cannot
+    /// say so anew. The caller then asks for a read index, waits until it is applied, and
     /// calls [`Self::delete`] only if the item is unlinked there (an extent: listed by no open session).
     pub async fn permit_delete(&self, item: Item) -> Option<DeletePermit> {
         // Asked twice: the cheap refusal needs no lock, the one that counts does.
         if !self.shared.pins.allow_delete(&item) {
             return None;
         }
-        let held = self.shared.locks.lock(item).await;
+        let held = self.shared.locks.try_lock(item)?;
         let idle = match held.item() {
             Item::Extent(id) => !self.shared.active().contains_key(id),
             Item::Blob(_) => true,

@@ -47,7 +47,13 @@ impl Locks {
         Held { locks: Arc::clone(self), item, guard: Some(guard) }
     }
 
-    /// The same from a blocking thread.
+    /// Takes the lock unless somebody has it or waits for it.
+    pub(super) fn try_lock(self: &Arc<Self>, item: Item) -> Option<Held> {
+        let guard = self.of(&item).try_lock_owned().ok()?;
+        Some(Held { locks: Arc::clone(self), item, guard: Some(guard) })
+    }
+
+    /// Waits for the lock in a blocking thread.
     pub(super) fn lock_blocking(self: &Arc<Self>, item: Item) -> Held {
         let guard = self.of(&item).blocking_lock_owned();
         Held { locks: Arc::clone(self), item, guard: Some(guard) }

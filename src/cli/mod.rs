@@ -5,6 +5,8 @@
 
 mod cluster;
 mod dev;
+mod endpoint;
+mod gc;
 mod print;
 mod repair;
 mod serve;
@@ -39,6 +41,9 @@ enum Command {
     /// Follow how copies are brought back to where they should be.
     #[command(subcommand)]
     Repair(RepairCommand),
+    /// Look at what collection would take, or have it done now.
+    #[command(subcommand)]
+    Gc(gc::GcCommand),
     /// Look at a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -91,6 +96,7 @@ pub fn run() -> ExitCode {
         Command::Cluster(ClusterCommand::Status(options)) => cluster::run_status(&options),
         Command::Cluster(ClusterCommand::Members(command)) => command.run(),
         Command::Repair(RepairCommand::Status(options)) => repair::run(&options),
+        Command::Gc(command) => gc::run(&command),
         Command::Config(ConfigCommand::Check(options)) => match load(options.config.as_deref()) {
             Ok(_) => print::line("configuration is valid"),
             Err(code) => code,

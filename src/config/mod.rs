@@ -4,6 +4,7 @@
 //! `deploy/rafthold.toml` documents every setting; a test holds it to the defaults below. Each part of the node is handed its
 //! own module's `Config`, made here, so that no other module sees this one. Start reading at [`Config`].
 
+mod gc;
 mod parts;
 mod sources;
 mod storage;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::Consistency;
 use crate::telemetry;
 
+pub use gc::{Gc, Untagged};
 pub use storage::Storage;
 pub use upkeep::{Repair, Scrub};
 
@@ -93,6 +95,8 @@ pub struct Config {
     pub scrub: Scrub,
     /// The registry's policies.
     pub registry: Registry,
+    /// What becomes of content that nothing needs.
+    pub gc: Gc,
     /// Who may come in.
     pub auth: Auth,
     /// Logs.

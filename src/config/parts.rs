@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::meta::command::CollectionRules;
 use crate::{auth, blob, meta, registry, replica, upkeep};
 
-use super::{Config, Error, Result, Sparse};
+use super::{Config, Error, Result, Sparse, Untagged};
 
 impl Config {
     /// The settings of the agreement.
@@ -47,6 +48,11 @@ impl Config {
             repair: upkeep::Limits::new(self.repair.bandwidth, self.repair.busy_percent),
             compare_every: self.repair.compare_every,
             survey_every: self.repair.survey_every,
+            rules: self.collection_rules(),
+            collect_every: (!self.gc.every.is_zero()).then_some(self.gc.every),
+            reap_grace: self.gc.grace,
+            // Often enough that nothing lies much longer than its grace.
+            reap_every: (self.gc.grace / 4).clamp(Duration::from_millis(500), Duration::from_secs(600)),
             ..upkeep::Config::default()
         }
     }
@@ -60,7 +66,16 @@ impl Config {
             upload_ttl: self.registry.upload_ttl,
             uploads_per_principal_max: self.registry.uploads_per_principal_max,
             manifest_bytes_max: usize::try_from(self.registry.manifest_bytes_max).unwrap_or(usize::MAX),
+            rules: self.collection_rules(),
         }
+    }
+
+    fn collection_rules(&self) -> CollectionRules {
+        let untagged_ms = match self.gc.untagged {
+            Untagged::Keep => None,
+            Untagged::After(age) => Some(millis(age)),
+        };
+        CollectionRules { lease_ms: millis(self.gc.lease), untagged_ms }
     }
 
     /// Who may come in.
@@ -75,6 +90,7 @@ impl Config {
         self.for_meta().validate().map_err(|error| invalid("raft", error.to_string()))?;
         self.for_blob().validate().map_err(|error| invalid("storage.free_min", error.to_string()))?;
         self.for_registry().validate().map_err(|(key, problem)| invalid(key, problem))?;
+        self.gc.validate().map_err(|(key, problem)| invalid(key, problem))?;
         self.for_auth().validate().map_err(|problem| invalid("auth.htpasswd", problem))
     }
 }

@@ -358,6 +358,8 @@ impl Ground {
         };
         self.tasks.background("catch up", until(Box::pin(upkeep.clone().catch_up()) as BoxFuture<'_, ()>));
         self.tasks.background("reap", until(Box::pin(upkeep.clone().reap())));
+        self.tasks.background("collect", until(Box::pin(upkeep.clone().collect())));
+        self.tasks.background("full mark", until(Box::pin(upkeep.clone().audit())));
         self.tasks.background("survey", until(Box::pin(upkeep.clone().survey_copies())));
         self.tasks.background("drains", until(Box::pin(upkeep.clone().watch_drains())));
         stop

@@ -186,9 +186,9 @@ pub(super) async fn keep_record(meta: Meta, wanted: NodeDescription) {
         // A newer binary says so, or the agreed feature level would never rise (P8).
         let is_newer = meta.local().node(me).is_some_and(|row| row.feature_level < FEATURE_LEVEL_MAX);
         let differs = record.is_some_and(|record| {
-            is_newer ||
-            (&record.zone, &record.region, &record.rpc_address, &record.api_url, record.weight)
-                != (&wanted.zone, &wanted.region, &wanted.rpc_address, &wanted.api_url, wanted.weight)
+            is_newer
+                || (&record.zone, &record.region, &record.rpc_address, &record.api_url, record.weight)
+                    != (&wanted.zone, &wanted.region, &wanted.rpc_address, &wanted.api_url, wanted.weight)
         });
         if differs {
             let command = Command::UpdateNode {

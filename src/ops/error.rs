@@ -25,6 +25,11 @@ impl Refusal {
         code: "invalid_body",
         message: "the body is not the JSON that is expected",
     };
+    pub(super) const QUERY: Self = Self {
+        status: StatusCode::BAD_REQUEST,
+        code: "bad_query",
+        message: "the query parameters are not as the description at /api/v1/openapi.json has them",
+    };
     pub(super) const NOT_READY: Self = Self {
         status: StatusCode::SERVICE_UNAVAILABLE,
         code: "not_ready",

@@ -7,9 +7,11 @@
 mod access;
 pub mod client;
 mod error;
+mod gc;
 mod health;
 mod members;
 mod openapi;
+mod openapi_gc;
 mod openapi_members;
 mod report;
 mod routes;

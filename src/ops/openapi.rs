@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::openapi_gc;
 use super::openapi_members as members;
 
 /// Describes `/api/v1` and its neighbours as `OpenAPI` 3.1.
@@ -26,13 +27,22 @@ fn own_paths() -> Value {
             "/readyz": { "get": plain("Says whether the node should be sent requests.", "It is ready.") },
             "/metrics": { "get": plain("Prints metrics in the OpenMetrics text format.", "The metrics.") },
             "/api/v1/openapi.json": { "get": document("Describes this interface.", &json!({ "type": "object" })) },
+            "/api/v1/gc/plan": { "get": openapi_gc::plan() },
+            "/api/v1/gc/run": { "get": openapi_gc::running(), "post": openapi_gc::run() },
             "/api/v1/cluster/status": {
                 "get": document("Shows the cluster as this node sees it.", &json!({ "$ref": "#/components/schemas/Status" })),
             },
         },
         "components": {
             "securitySchemes": { "basic": { "type": "http", "scheme": "basic" } },
-            "schemas": { "Status": status(), "Node": node(), "Error": error() },
+            "schemas": {
+                "Status": status(),
+                "Node": node(),
+                "Error": error(),
+                "Collection": openapi_gc::collection(),
+                "CollectionPlan": openapi_gc::planned(),
+                "Explained": openapi_gc::explained(),
+            },
         },
         "security": [{ "basic": [] }, {}],
     })
@@ -48,7 +58,7 @@ fn plain(summary: &str, meaning: &str) -> Value {
     })
 }
 
-fn document(summary: &str, schema: &Value) -> Value {
+pub(super) fn document(summary: &str, schema: &Value) -> Value {
     let error = |meaning: &str| {
         json!({
             "description": meaning,
@@ -105,6 +115,7 @@ fn status() -> Value {
                     },
                 },
             },
+            "gc": openapi_gc::status(),
             "warnings": { "type": "array", "items": { "type": "string" } },
         },
     })

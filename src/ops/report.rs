@@ -2,6 +2,7 @@
 
 use crate::meta::RaftState;
 use crate::topology::NodeId;
+use crate::upkeep::Collection;
 use crate::upkeep::Drains;
 
 use super::Parts;
@@ -44,6 +45,49 @@ pub struct Report {
     pub(super) notices: Vec<String>,
     /// How far leaving nodes are, as the leader sees it.
     pub(super) drains: Drains,
+    /// What was removed from this disk because nothing linked it, and what waits for that.
+    pub(super) reaped: Reclaimed,
+    pub(super) waiting: Reclaimed,
+    /// The last pass of collection that this node made.
+    pub(super) collection: Option<Pass>,
+    /// Contradictions that the last full mark found.
+    pub(super) audit_problems: Option<u64>,
+}
+
+/// Files of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Reclaimed {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+/// A pass of collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pass {
+    pub(super) running: bool,
+    pub(super) links: u64,
+    pub(super) blobs: u64,
+    pub(super) manifests: u64,
+    pub(super) bytes: u64,
+    /// How long ago it ended; `None` while it runs.
+    pub(super) ended_ms_ago: Option<u64>,
+    pub(super) failed: Option<String>,
+}
+
+impl Pass {
+    /// Takes a pass as upkeep shows it; `None` before the first.
+    pub(super) fn of(collection: &Collection) -> Option<Self> {
+        let ended = collection.ended.filter(|_| !collection.running);
+        (collection.pass > 0).then(|| Self {
+            running: collection.running,
+            links: collection.links,
+            blobs: collection.blobs,
+            manifests: collection.manifests,
+            bytes: collection.bytes,
+            ended_ms_ago: ended.map(|ended| u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            failed: collection.failed.clone(),
+        })
+    }
 }
 
 /// Makes this node's report.
@@ -51,6 +95,8 @@ pub(super) fn own(parts: &Parts) -> Report {
     let meta = parts.meta.status();
     let usage = parts.blobs.usage();
     let progress = parts.upkeep.progress().borrow().clone();
+    let reaped = parts.upkeep.reaped();
+    let audit = parts.upkeep.last_audit();
     Report {
         node: meta.me,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -80,6 +126,10 @@ pub(super) fn own(parts: &Parts) -> Report {
         seconds_left: progress.seconds_left,
         notices: parts.meta.notices(),
         drains: Drains::clone(&parts.upkeep.drains().borrow()),
+        reaped: Reclaimed { files: reaped.blobs, bytes: reaped.blob_bytes },
+        waiting: Reclaimed { files: reaped.waiting, bytes: reaped.waiting_bytes },
+        collection: Pass::of(&parts.upkeep.collection()),
+        audit_problems: audit.ended.map(|_| audit.problems),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::meta::plan::{Leave, Plan, Vote};
 use crate::topology::{NodeId, NodeRecord, NodeState, Topology};
 use crate::upkeep::{Drain, Survey};
 
-use super::{Parts, Report, report, wire};
+use super::{Parts, Report, gc, report, wire};
 
 /// Asks all nodes and puts the answers together; takes at most about a second.
 pub(super) async fn cluster(parts: &Parts) -> Value {
@@ -81,7 +81,24 @@ impl Seen<'_> {
                 "bytes_per_second": sum(|report| report.bytes_per_second),
                 "eta_seconds": self.eta_seconds(),
             },
+            "gc": self.collection(),
             "warnings": self.warnings(leader),
+        })
+    }
+
+    /// What was collected and reaped, and what waits, by the word of all who answered.
+    fn collection(&self) -> Value {
+        let sum = |value: fn(&Report) -> u64| self.reports.values().map(value).sum::<u64>();
+        let passes = self.reports.values().filter_map(|report| report.collection.as_ref());
+        // The one under way, else the newest.
+        let last = passes.min_by_key(|pass| (!pass.running, pass.ended_ms_ago));
+        json!({
+            "reaped_files": sum(|report| report.reaped.files),
+            "reaped_bytes": sum(|report| report.reaped.bytes),
+            "waiting_files": sum(|report| report.waiting.files),
+            "waiting_bytes": sum(|report| report.waiting.bytes),
+            "last": last.map(gc::pass),
+            "audit_problems": self.reports.values().filter_map(|report| report.audit_problems).max(),
         })
     }
 
@@ -225,6 +242,9 @@ impl Seen<'_> {
             }
             if report.refuses_writes {
                 warnings.push(format!("node {} refuses new bytes: its disk is nearly full", report.node));
+            }
+            if report.audit_problems.is_some_and(|problems| problems > 0) {
+                warnings.push(format!("node {} counts links wrong: it collects nothing", report.node));
             }
             if report.disk_suspect {
                 warnings.push(format!("the disk of node {} has failed a write", report.node));

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::rpc::proto::admin_client::AdminClient;
-use crate::rpc::proto::{DrainReport, ReportRequest, ReportResponse};
+use crate::rpc::proto::{self, DrainReport, ReportRequest, ReportResponse};
 use crate::rpc::{Lane, MESSAGE_BYTES_MAX, Peers, within};
 use crate::topology::NodeId;
 use crate::upkeep::Drain;
 
 use super::Report;
+use super::report::{Pass, Reclaimed};
 
 /// How long a node may take to report itself.
 const REPORT_DEADLINE: Duration = Duration::from_secs(1);
@@ -60,6 +61,10 @@ impl TryFrom<ReportResponse> for Report {
             seconds_left: wire.seconds_left,
             notices: wire.notices,
             drains: wire.drains.iter().map(|drain| (NodeId(drain.node), drain.into())).collect(),
+            reaped: Reclaimed { files: wire.reaped_files, bytes: wire.reaped_bytes },
+            waiting: Reclaimed { files: wire.waiting_files, bytes: wire.waiting_bytes },
+            collection: wire.collection.map(Pass::from),
+            audit_problems: wire.audit_problems,
         })
     }
 }
@@ -95,6 +100,12 @@ impl From<Report> for ReportResponse {
             seconds_left: report.seconds_left,
             notices: report.notices,
             drains: report.drains.iter().map(|(node, drain)| drain_report(*node, drain)).collect(),
+            reaped_files: report.reaped.files,
+            reaped_bytes: report.reaped.bytes,
+            waiting_files: report.waiting.files,
+            waiting_bytes: report.waiting.bytes,
+            collection: report.collection.map(proto::Collection::from),
+            audit_problems: report.audit_problems,
         }
     }
 }
@@ -109,4 +120,18 @@ impl From<&DrainReport> for Drain {
 fn drain_report(node: NodeId, drain: &Drain) -> DrainReport {
     let Drain { began: _, total, left, left_bytes, only_here, uploads } = *drain;
     DrainReport { node: node.0, total, left, left_bytes, only_here, uploads }
+}
+
+impl From<proto::Collection> for Pass {
+    fn from(wire: proto::Collection) -> Self {
+        let proto::Collection { running, links, blobs, manifests, bytes, ended_ms_ago, failed } = wire;
+        Self { running, links, blobs, manifests, bytes, ended_ms_ago, failed }
+    }
+}
+
+impl From<Pass> for proto::Collection {
+    fn from(pass: Pass) -> Self {
+        let Pass { running, links, blobs, manifests, bytes, ended_ms_ago, failed } = pass;
+        Self { running, links, blobs, manifests, bytes, ended_ms_ago, failed }
+    }
 }

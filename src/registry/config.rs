@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::meta::Consistency;
+use crate::meta::command::CollectionRules;
 
 /// What is decided once for all repositories.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Config {
     pub uploads_per_principal_max: u32,
     /// The largest manifest, in bytes.
     pub manifest_bytes_max: usize,
+    /// How long collection spares what nothing names (P23).
+    pub rules: CollectionRules,
 }
 
 impl Default for Config {
@@ -27,6 +30,7 @@ impl Default for Config {
             upload_ttl: Duration::from_secs(24 * 60 * 60),
             uploads_per_principal_max: 10_000,
             manifest_bytes_max: 4 << 20,
+            rules: CollectionRules { lease_ms: 3_600_000, untagged_ms: None },
         }
     }
 }

@@ -11,6 +11,7 @@ mod catalog;
 mod config;
 mod delete;
 mod error;
+mod lease;
 mod manifests;
 mod mount;
 mod pull;
@@ -65,6 +66,7 @@ struct Inner {
     meta: Meta,
     replicas: Replicas,
     blobs: BlobStore,
+    leases: lease::Leases,
 }
 
 impl Registry {
@@ -72,6 +74,6 @@ impl Registry {
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { env, meta, replicas, blobs } = parts;
-        Self(Arc::new(Inner { config, env, meta, replicas, blobs }))
+        Self(Arc::new(Inner { config, env, meta, replicas, blobs, leases: lease::Leases::default() }))
     }
 }

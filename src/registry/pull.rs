@@ -40,10 +40,7 @@ impl Registry {
     ) -> Result<ManifestFound> {
         let Seen { found: Entry { digest, media_type, size }, stale } = match reference {
             Reference::Tag(tag) => self.tagged(caller, repository, tag).await?,
-            Reference::Digest(digest) => {
-                let find = |state: &State| entry(state, repository, digest);
-                self.look_up(caller, find, |state| manifest_missing(state, repository)).await?
-            }
+            Reference::Digest(digest) => self.by_digest(caller, repository, digest).await?,
         };
         let index = self.index();
         let body = if want_body {
@@ -55,7 +52,7 @@ impl Registry {
         Ok(ManifestFound { digest, media_type, size, body, stale, index })
     }
 
-    /// Finds a blob that the repository links and that some node in reach holds.
+    /// Finds a blob that the repository links and that some node in reach holds; it is not collected for a while (P23).
     ///
     /// # Errors
     ///
@@ -68,6 +65,8 @@ impl Registry {
         let find = |state: &State| state.blob(repository, digest);
         let Seen { found: size, stale } = self.look_up(caller, find, |_| Error::BlobUnknown).await?;
         self.obtainable(digest, size).await?;
+        // Who hears that it is there need not push it: it must be there when a manifest names it (I6).
+        let stale = stale || !self.promise_blob(repository, digest).await?;
         Ok(BlobFound { digest: digest.clone(), size, stale })
     }
 
@@ -91,6 +90,22 @@ impl Registry {
         }
         let bytes = self.0.replicas.read(&found.digest, found.size, start, end).await?;
         Ok(bytes.map(|piece| piece.map_err(Error::from)).boxed())
+    }
+
+    /// Finds a manifest by digest; it is not collected for a while, should nothing name it (P23).
+    async fn by_digest(&self, caller: &Caller, repository: &RepositoryName, digest: &Digest) -> Result<Seen<Entry>> {
+        let find = |state: &State| entry(state, repository, digest);
+        let mut seen = self.look_up(caller, find, |state| manifest_missing(state, repository)).await?;
+        if !seen.stale {
+            let rules = self.0.config.rules;
+            let is_short = |state: &State, now| state.manifest_lease_is_short(repository, digest, &rules, now);
+            seen.stale = !self.keep_leased(repository, digest, is_short).await;
+            let here = self.0.meta.local();
+            if !seen.stale && find(&here).is_none() {
+                return Err(manifest_missing(&here, repository));
+            }
+        }
+        Ok(seen)
     }
 
     async fn tagged(&self, caller: &Caller, repository: &RepositoryName, tag: &Tag) -> Result<Seen<Entry>> {

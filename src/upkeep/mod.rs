@@ -5,10 +5,14 @@
 //! index that was asked for afterwards and confirmed (P21), so never without a quorum. No loop has a coordinator: each node
 //! does its part from the agreed state, placement and its own disk.
 //! Does not decide what is linked (`meta`) nor where copies belong (`topology`).
-//! Start reading at `catch_up.rs`; the loops are futures that `node` supervises.
+//! Start reading at `catch_up.rs` for copies that are missing, at `collect.rs` for what nothing needs; the loops are
+//! futures that `node` supervises.
 
+mod audit;
 mod backlog;
 mod catch_up;
+mod collect;
+mod gc_metrics;
 mod drain;
 mod metrics;
 mod pace;
@@ -21,14 +25,18 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::blob::BlobStore;
 use crate::meta::Meta;
+use crate::meta::command::CollectionRules;
 use crate::replica::{Replicas, Throttle};
 
+pub use audit::Audit;
+pub use collect::{Collection, Explanation, Plan};
 pub use drain::{Drain, Drains};
 pub use pace::{Limits, Pace};
+pub use reap::Reaped;
 pub use survey::Survey;
 
 /// How fast upkeep goes.
@@ -40,10 +48,16 @@ pub struct Config {
     pub repair: Limits,
     /// How often everything linked is compared with this disk, besides at start and after changes of the topology.
     pub compare_every: Duration,
-    /// How often extents that no session lists are looked for.
+    /// How often files that nothing links are looked for.
     pub reap_every: Duration,
-    /// How long an extent must have been unlisted before it goes; longer than any command can live.
+    /// How long a file must have been unlinked before it goes; longer than any command can live.
     pub reap_grace: Duration,
+    /// How long collection spares what nothing names (P23).
+    pub rules: CollectionRules,
+    /// How often the leader collects; `None`: only when asked to.
+    pub collect_every: Option<Duration>,
+    /// How often the counts that collection goes by are checked.
+    pub audit_every: Duration,
     /// How long the copies are left alone between two surveys.
     pub survey_every: Duration,
 }
@@ -56,6 +70,9 @@ impl Default for Config {
             compare_every: Duration::from_secs(600),
             reap_every: Duration::from_secs(60),
             reap_grace: Duration::from_secs(3600),
+            rules: CollectionRules { lease_ms: 3_600_000, untagged_ms: None },
+            collect_every: Some(Duration::from_secs(3600)),
+            audit_every: Duration::from_secs(24 * 3600),
             survey_every: Duration::from_secs(15),
         }
     }
@@ -126,18 +143,36 @@ struct Inner {
     survey: watch::Sender<Survey>,
     drains: watch::Sender<Arc<Drains>>,
     metrics: metrics::Metrics,
+    reaped: watch::Sender<Reaped>,
+    collection: watch::Sender<Collection>,
+    /// Somebody asks for a pass of collection.
+    asked: Notify,
+    audit: watch::Sender<Audit>,
+    gc_metrics: gc_metrics::GcMetrics,
 }
 
 impl Upkeep {
     /// Wires the parts together; the loops run when their futures are polled.
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
-        let (progress, survey, drains) = (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
         let activity = parts.replicas.activity();
         let pace = Arc::new(Pace::new(config.repair, Arc::clone(&activity)));
         let serving = Arc::new(Pace::new(Limits { idle: 0, ..config.repair }, activity));
-        let metrics = metrics::Metrics::default();
-        Self(Arc::new(Inner { config, parts, pace, serving, progress, survey, drains, metrics }))
+        Self(Arc::new(Inner {
+            config,
+            parts,
+            pace,
+            serving,
+            progress: watch::Sender::default(),
+            survey: watch::Sender::default(),
+            drains: watch::Sender::default(),
+            metrics: metrics::Metrics::default(),
+            reaped: watch::Sender::default(),
+            collection: watch::Sender::default(),
+            asked: Notify::new(),
+            audit: watch::Sender::default(),
+            gc_metrics: gc_metrics::GcMetrics::default(),
+        }))
     }
 
     /// Returns what holds back the bytes that other nodes fetch here and no client waits for.
@@ -149,6 +184,19 @@ impl Upkeep {
     /// Registers this module's metrics.
     pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
         self.0.metrics.register(registry);
+        self.0.gc_metrics.register(registry);
+    }
+
+    /// Returns what this node removed from its disk, and what waits for its grace.
+    #[must_use]
+    pub fn reaped(&self) -> Reaped {
+        *self.0.reaped.borrow()
+    }
+
+    /// Returns what the last full mark on this node found.
+    #[must_use]
+    pub fn last_audit(&self) -> Audit {
+        self.0.audit.borrow().clone()
     }
 
     /// Follows how far this node is with fetching what it should hold.

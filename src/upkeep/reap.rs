@@ -65,10 +65,11 @@ impl Upkeep {
         let here = parts.blobs.list_extents().await?;
         let state = parts.meta.local();
         unlinked.begin();
-        let unused = here.into_iter().filter(|id| !parts.replicas.is_open(*id) && !state.extent_is_listed(*id));
-        unused.for_each(|id| drop(unlinked.see(id, 0, Instant::now())));
+        let now = Instant::now();
+        let mut unused = here.into_iter().filter(|id| !parts.replicas.is_open(*id) && !state.extent_is_listed(*id));
+        unused.all(|id| unlinked.see(id, 0, now));
         unlinked.end();
-        let old = unlinked.older_than(self.0.config.reap_grace);
+        let old = unlinked.older_than(self.0.config.reap_grace, Instant::now());
         for batch in old.chunks(REAPED_MAX) {
             let items = batch.iter().map(|(id, size)| (Item::Extent(*id), *size)).collect();
             let is_unused = |item: &Item, state: &State| match item {
@@ -108,7 +109,7 @@ impl Upkeep {
             sleep(PAUSE).await;
         }
         unlinked.end();
-        let old = unlinked.older_than(self.0.config.reap_grace);
+        let old = unlinked.older_than(self.0.config.reap_grace, Instant::now());
         for batch in old.chunks(REAPED_MAX) {
             let items = batch.iter().map(|(digest, size)| (Item::Blob(digest.clone()), *size)).collect();
             let is_unlinked = |item: &Item, state: &State| match item {
@@ -215,8 +216,8 @@ impl<K: Ord + Clone> Unlinked<K> {
         self.since.retain(|_, seen| seen.walk == walk);
     }
 
-    fn older_than(&self, grace: Duration) -> Vec<(K, u64)> {
-        let old = self.since.iter().filter(|(_, seen)| seen.first.elapsed() >= grace);
+    fn older_than(&self, grace: Duration, now: Instant) -> Vec<(K, u64)> {
+        let old = self.since.iter().filter(|(_, seen)| now.saturating_duration_since(seen.first) >= grace);
         old.map(|(key, seen)| (key.clone(), seen.size)).collect()
     }
 
@@ -234,41 +235,38 @@ impl<K: Ord + Clone> Unlinked<K> {
 mod tests {
     use super::*;
 
-    /// One walk that sees these files unlinked, then the files that are old.
-    fn walk(unlinked: &mut Unlinked<u32>, files: &[u32], grace: Duration) -> Vec<u32> {
-        unlinked.begin();
-        files.iter().for_each(|file| assert!(unlinked.see(*file, 1, Instant::now())));
-        unlinked.end();
-        unlinked.older_than(grace).into_iter().map(|(file, _)| file).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_what_stays_unlinked_for_the_whole_grace_is_old() {
+    #[test]
+    fn only_what_stays_unlinked_for_the_whole_grace_is_old() {
         let mut unlinked = Unlinked::default();
-        let grace = Duration::from_secs(10);
-        assert!(walk(&mut unlinked, &[1, 2], grace).is_empty());
-        tokio::time::advance(Duration::from_secs(5)).await;
+        let start = Instant::now();
+        // One walk at that second that sees these files unlinked, then the files that are old.
+        let mut walk = |seconds, files: &[u32]| {
+            let now = start + Duration::from_secs(seconds);
+            unlinked.begin();
+            files.iter().for_each(|file| assert!(unlinked.see(*file, 1, now)));
+            unlinked.end();
+            let old = unlinked.older_than(Duration::from_secs(10), now);
+            old.iter().for_each(|(file, _)| unlinked.forget(file));
+            (old.into_iter().map(|(file, _)| file).collect::<Vec<_>>(), unlinked.totals())
+        };
+        assert_eq!(walk(0, &[1, 2]), (vec![], (2, 2)));
         // The second was linked for a moment: its grace begins anew.
-        assert!(walk(&mut unlinked, &[1], grace).is_empty());
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(walk(&mut unlinked, &[1, 2], grace), [1]);
-        unlinked.forget(&1);
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(walk(&mut unlinked, &[2], grace), [2]);
-        assert_eq!(unlinked.totals(), (1, 1));
+        assert_eq!(walk(5, &[1]), (vec![], (1, 1)));
+        assert_eq!(walk(10, &[1, 2]), (vec![1], (1, 1)));
+        assert_eq!(walk(20, &[2]), (vec![2], (0, 0)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn memory_is_bounded_and_the_rest_has_its_turn_later() {
+    #[test]
+    fn memory_is_bounded_and_the_rest_has_its_turn_later() {
         let mut unlinked = Unlinked::default();
-        let max = u32::try_from(WAITING_MAX).unwrap();
+        let (max, now) = (u32::try_from(WAITING_MAX).unwrap(), Instant::now());
         unlinked.begin();
-        assert!((0..max).all(|file| unlinked.see(file, 1, Instant::now())));
-        assert!(!unlinked.see(max, 1, Instant::now()));
-        assert!(unlinked.see(0, 1, Instant::now()), "known already");
+        assert!((0..max).all(|file| unlinked.see(file, 1, now)));
+        assert!(!unlinked.see(max, 1, now));
+        assert!(unlinked.see(0, 1, now), "known already");
         unlinked.end();
         unlinked.forget(&0);
         unlinked.begin();
-        assert!(unlinked.see(max, 1, Instant::now()));
+        assert!(unlinked.see(max, 1, now));
     }
 }

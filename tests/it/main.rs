@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a failing test says what every node thinks")]
 
 mod cluster;
+mod collection;
 mod conformance;
 mod hostile;
 mod support;

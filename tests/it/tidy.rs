@@ -84,6 +84,7 @@ const PURE_META: &[&str] = &[
     "sorted_map",
     "plan",
     "reach",
+    "recount",
 ];
 
 /// Files longer than 500 lines; the list may only shrink.

@@ -354,7 +354,8 @@ fn below_feature_level_two_nothing_is_collected_and_no_lease_is_kept() {
     fixture.delete(10);
     assert_eq!(linked_at(&fixture), before, "older binaries would not have renewed it");
     assert!(fixture.state.records().all(|record| record.number() != 13));
-    let collect = Command::Collect { repository: repository("r"), blobs: vec![digest(1)], manifests: vec![], rules: KEEP };
+    let collect =
+        Command::Collect { repository: repository("r"), blobs: vec![digest(1)], manifests: vec![], rules: KEEP };
     for command in [collect, Command::RenewLeases { links: vec![] }] {
         assert_eq!(fixture.run(command), Response::Rejected(Rejection::FeatureLevel { agreed: 1 }));
     }
@@ -474,7 +475,8 @@ impl Client {
     fn tags(&self, name: usize) -> Vec<u32> {
         let name = repository(NAMES[name]);
         let tags = self.fixture.state.tags(&name, None, 99);
-        let digests: Vec<_> = tags.iter().map(|tag| self.fixture.state.tag(&name, tag).unwrap().digest.clone()).collect();
+        let digests: Vec<_> =
+            tags.iter().map(|tag| self.fixture.state.tag(&name, tag).unwrap().digest.clone()).collect();
         MANIFESTS.filter(|n| digests.contains(&digest(*n))).collect()
     }
 

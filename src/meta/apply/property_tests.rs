@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::meta::command::{
-    CollectionRules, Command, Condition, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection,
-    RequestId, Response,
+    CollectionRules, Command, Condition, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind,
+    Rejection, RequestId, Response,
 };
 use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, TokenJoin, Vote};
 use crate::meta::{Referrer, SnapshotError, State, StateBuilder, decode_record, encode_record};
@@ -146,13 +146,15 @@ fn content_commands() -> impl Strategy<Value = Command> {
         tag,
         condition,
     });
-    let renews = vec((repositories(), (0u8..7).prop_map(digest)), 0..4).prop_map(|links| Command::RenewLeases { links });
+    let renews =
+        vec((repositories(), (0u8..7).prop_map(digest)), 0..4).prop_map(|links| Command::RenewLeases { links });
     let all = || (0u8..7).map(digest).collect::<Vec<_>>();
-    let collects =
-        (repositories(), 1u64..2000, prop::option::of(1u64..5000)).prop_map(move |(repository, lease_ms, untagged_ms)| {
+    let collects = (repositories(), 1u64..2000, prop::option::of(1u64..5000)).prop_map(
+        move |(repository, lease_ms, untagged_ms)| {
             let rules = CollectionRules { lease_ms, untagged_ms };
             Command::Collect { repository, blobs: all(), manifests: all(), rules }
-        });
+        },
+    );
     prop_oneof![4 => links, 2 => mounts, 2 => unlinks, 6 => puts(), 2 => deletes, 2 => untags, 1 => renews, 2 => collects]
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod http;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -103,6 +104,11 @@ impl TestCluster {
     /// Where clients reach the nodes, the dead ones too.
     pub(crate) fn api_addresses(&self) -> Vec<SocketAddr> {
         self.configs.iter().map(|config| config.api.listen.parse().expect("an address")).collect()
+    }
+
+    /// The agreed state as a running node has it.
+    pub(crate) async fn state(&self, at: usize) -> Arc<rafthold::meta::State> {
+        self.nodes[at].lock().await.as_ref().expect("it runs").meta().local()
     }
 
     pub(crate) fn data_dir(&self, at: usize) -> &Path {
