@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::ops::client::{Client, Error};
+use crate::ops::client::Error;
 
 use super::endpoint::Endpoint;
 use super::print;

@@ -12,7 +12,7 @@ use crate::oci::{Digest, RepositoryName, Tag};
 use super::command::{CollectionRules, LogTime, ReferenceKind};
 use super::state::{Repository, State};
 
-/// Manifests looked through for one that names its own subject; beyond it the subject counts, so everything is kept.
+/// Manifests looked through for one that lives by what it refers to; beyond it everything is kept.
 const DESCENT_MAX: usize = 256;
 
 /// Why a link stays.
@@ -128,8 +128,8 @@ impl Repository {
         if let Some(subject) = record.subject.as_deref() {
             let orphaned = self.leases.get(digest).is_some_and(|lease| lease.orphaned);
             if self.manifests.contains(subject) {
-                // A subject that lives by this very manifest would keep both for ever.
-                if !self.names_at_last(digest, subject) {
+                // A subject that lives by this very manifest alone would keep both for ever.
+                if !self.names_at_last(digest, subject) || self.stands_without(subject, digest) {
                     return Fate::Kept(Keeper::Subject(subject.clone()));
                 }
             } else if !orphaned {
@@ -158,6 +158,30 @@ impl Repository {
                 }
                 open.push(&child.digest);
             }
+        }
+        false
+    }
+}
+
+impl Repository {
+    /// Whether something other than `without` and what hangs on it keeps `top`.
+    fn stands_without(&self, top: &Digest, without: &Digest) -> bool {
+        let mut open = vec![top];
+        let mut seen = BTreeSet::from([without]);
+        while let Some(digest) = open.pop() {
+            let Some(record) = self.manifests.get(digest).filter(|_| seen.insert(digest)) else { continue };
+            if self.a_tag_of(digest).is_some() || seen.len() > DESCENT_MAX {
+                return true;
+            }
+            if let Some(subject) = record.subject.as_deref() {
+                let orphaned = self.leases.get(digest).is_some_and(|lease| lease.orphaned);
+                if !self.manifests.contains(subject) && !orphaned {
+                    return true;
+                }
+                open.push(subject);
+            }
+            let named = self.named.iter_after(|named| *named.digest < *digest).map(|(named, ())| named);
+            open.extend(named.take_while(|named| *named.digest == *digest).map(|named| &*named.by));
         }
         false
     }
