@@ -3,6 +3,9 @@
 //! The modules stand in layers, low to high; a module imports only from lower ones, and `tests/it/tidy.rs` holds the
 //! table. `ARCHITECTURE.md` has the map, the rules (`P1` to `P29`) that code cites, and the walks of a push and a pull.
 
+// `json!` takes a step for each token: the status of a node is a large object.
+#![recursion_limit = "256"]
+
 // 0: pure values and the seams to the machine
 pub mod disk;
 pub mod env;

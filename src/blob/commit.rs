@@ -198,7 +198,10 @@ impl Shared {
         let &Publication { digest, size, .. } = publication;
         let path = self.layout.blob(digest);
         let replaces = path.exists();
-        let named = self.name(publication, &path);
+        let named = match self.name(publication, &path) {
+            Err(error) if self.directory_was_gone(&error) => self.name(publication, &path),
+            named => named,
+        };
         // A new name that may vanish with the power must not be taken for a promise. One that was there before stays:
         // whichever file a power cut leaves under it is verified.
         if named.is_err() && !replaces {
@@ -276,7 +279,10 @@ impl Shared {
                 self.judge_size(held, digest, metadata.len(), size);
                 Ok(false)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.strike(held, digest);
+                Ok(false)
+            }
             Err(source) => Err(Error::Io { doing: "look at", path, source }),
         }
     }

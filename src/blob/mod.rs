@@ -15,6 +15,7 @@
 //! Does not know repositories, sessions, other nodes or who may read what; never decides that something is unlinked.
 //! Start reading at `layout.rs`, then `extent.rs` and `commit.rs` (in), `reader.rs` (out), `walk.rs` (background).
 
+mod absence;
 mod commit;
 mod config;
 mod delete;
@@ -23,6 +24,7 @@ mod extent;
 mod follow;
 mod hot;
 mod index;
+mod inspect;
 mod layout;
 mod locks;
 mod metrics;
@@ -49,6 +51,7 @@ pub use error::{Error, Result};
 pub use extent::{ExtentWriter, Progress, StoredExtent};
 pub use follow::ExtentFollower;
 pub use index::BlobEntry;
+pub use inspect::{Flaw, Inspection, Inspector};
 pub use locks::Item;
 pub use reader::BlobReader;
 pub use store::{BlobStore, Event, Usage};

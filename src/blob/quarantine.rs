@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::{Error, Result};
 use super::locks::{Held, Item};
@@ -100,6 +101,8 @@ impl Shared {
             remove_quietly(&oldest.path);
             bytes -= oldest.size;
         }
+        self.set_aside_files.store(kept.len() as u64, Ordering::Relaxed);
+        self.set_aside_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 }

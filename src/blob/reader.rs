@@ -60,7 +60,14 @@ impl BlobStore {
     /// [`Error::Io`] if the disk cannot be read.
     pub async fn open_blob(&self, digest: &Digest, size: u64) -> Result<Option<BlobReader>> {
         let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
-        let opened = blocking(move || shared.open_source(&wanted, size)).await?;
+        let opened = blocking(move || {
+            let opened = shared.open_source(&wanted, size)?;
+            if matches!(opened, Opened::Absent) {
+                shared.strike_if_missing(&wanted);
+            }
+            Ok(opened)
+        })
+        .await?;
         let opened = match opened {
             Opened::Absent => return Ok(None),
             Opened::Ready(source, identity) => Some((source, identity)),
@@ -89,7 +96,10 @@ impl BlobStore {
             let path = shared.layout.blob(&wanted);
             match fs::metadata(&path) {
                 Ok(metadata) => Ok(Some(metadata.len())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    shared.strike_if_missing(&wanted);
+                    Ok(None)
+                }
                 Err(source) => Err(Error::Io { doing: "look at", path, source }),
             }
         })
@@ -133,7 +143,14 @@ impl BlobStore {
             return Ok(Some(body));
         }
         let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
-        match blocking(move || shared.read_whole(&wanted, size)).await? {
+        let read = blocking(move || {
+            let read = shared.read_whole(&wanted, size)?;
+            if matches!(read, Whole::Absent) {
+                shared.strike_if_missing(&wanted);
+            }
+            Ok(read)
+        });
+        match read.await? {
             Whole::Good(body) => {
                 self.shared.hot.put(digest, &body);
                 Ok(Some(body))
@@ -284,7 +301,8 @@ impl Shared {
     }
 }
 
-fn hash_file(file: &File, algorithm: crate::oci::Algorithm, size: u64) -> io::Result<(Digest, Vec<u32>)> {
+/// The digest of the first `size` bytes of a file, and the sums of its blocks.
+pub(super) fn hash_file(file: &File, algorithm: crate::oci::Algorithm, size: u64) -> io::Result<(Digest, Vec<u32>)> {
     const STEP: u64 = 1 << 20;
     let mut hasher = crate::oci::Hasher::new(algorithm);
     let mut summer = sums::Summer::default();

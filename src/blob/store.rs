@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
@@ -68,6 +68,10 @@ pub struct Usage {
     pub disk_suspect: bool,
     /// Free bytes of the filesystem, as last measured.
     pub free_bytes: u64,
+    /// Damaged copies that are kept for a look.
+    pub quarantined: u64,
+    /// Bytes of those.
+    pub quarantined_bytes: u64,
 }
 
 /// This node's blobs and extents. Cheap to clone.
@@ -95,6 +99,11 @@ pub(super) struct Shared {
     pub(super) batches: Arc<Semaphore>,
     /// Open readers: they share a memory budget.
     pub(super) readers: AtomicUsize,
+    /// Damaged copies that are kept for a look, and their bytes.
+    pub(super) set_aside_files: AtomicU64,
+    pub(super) set_aside_bytes: AtomicU64,
+    /// Whether the index is to be checked against the disk once more.
+    pub(super) walk_again: AtomicBool,
     /// Fan-out directories known to be durable.
     ready_dirs: Mutex<HashSet<PathBuf>>,
 }
@@ -139,6 +148,9 @@ impl BlobStore {
             damaged: Mutex::default(),
             batches: Arc::new(Semaphore::new(batches_max())),
             readers: AtomicUsize::new(0),
+            set_aside_files: AtomicU64::new(0),
+            set_aside_bytes: AtomicU64::new(0),
+            walk_again: AtomicBool::new(false),
             ready_dirs: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -160,6 +172,8 @@ impl BlobStore {
             index_complete: self.shared.index.is_complete(),
             disk_suspect: self.shared.space.is_suspect(),
             free_bytes: self.shared.space.free_bytes(),
+            quarantined: self.shared.set_aside_files.load(Ordering::Relaxed),
+            quarantined_bytes: self.shared.set_aside_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -303,6 +317,10 @@ impl Shared {
         self.sync_dir(dir.parent().expect("fan-out directories lie in their algorithm's"))?;
         ready.insert(dir.into());
         Ok(())
+    }
+
+    pub(super) fn forget_ready_dirs(&self) {
+        self.ready_dirs.lock().expect("no panic while making a directory").clear();
     }
 
     /// Makes all fan-out directories of the usual algorithm at once, so that pushes need not wait for it one by one.

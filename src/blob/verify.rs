@@ -16,6 +16,9 @@ use crate::oci::{Digest, Hasher};
 
 const STEP_BYTES: u64 = 1 << 20;
 
+// Whoever gives up a copy because of this one wants to know that it was good not long ago.
+const CHECKED_WITHIN_SECONDS: u64 = 86_400;
+
 /// What hashing a copy again showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -30,16 +33,20 @@ pub enum Verdict {
 impl BlobStore {
     /// Hashes a copy again and sets it aside if it is not `digest` with `size` bytes; mends missing block sums.
     ///
-    /// Reads at most `bytes_per_second`, if given. The index remembers when it was.
+    /// Reads at most `bytes_per_second`, if given, and from the disk itself. The index remembers when it was.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if the disk cannot be read or the copy not be moved.
     pub async fn verify(&self, digest: &Digest, size: u64, bytes_per_second: Option<u64>) -> Result<Verdict> {
         let path = self.shared.layout.blob(digest);
+        let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
         let opened = blocking(move || match File::open(&path).and_then(|file| file.metadata().map(|m| (file, m))) {
             Ok(opened) => Ok(Some(opened)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                shared.strike_if_missing(&wanted);
+                Ok(None)
+            }
             Err(source) => Err(Error::Io { doing: "open", path, source }),
         });
         let Some((file, metadata)) = opened.await? else { return Ok(Verdict::Missing) };
@@ -70,6 +77,29 @@ impl BlobStore {
         .await
     }
 
+    /// Says "I hold it", as [`Self::hold`] does, of a copy that was hashed within the last day; false if it was not, and
+    /// `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk cannot be asked or synced.
+    pub async fn hold_checked(&self, digest: &Digest, size: u64) -> Result<Option<bool>> {
+        let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+        let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
+        blocking(move || {
+            if !shared.look(&held, &digest, size)? {
+                return Ok(None);
+            }
+            let checked_at = shared.index.blob(&digest).map_or(0, |entry| entry.verified_at);
+            if shared.now().saturating_sub(checked_at) > CHECKED_WITHIN_SECONDS {
+                return Ok(Some(false));
+            }
+            shared.make_durable(&digest, size)?;
+            Ok(Some(true))
+        })
+        .await
+    }
+
     /// The digest and sums of a file; `None` if it cannot be read to its end.
     async fn hash_slowly(
         &self,
@@ -86,6 +116,8 @@ impl BlobStore {
             let (file, path) = (Arc::clone(&file), self.shared.layout.blob(digest));
             let (mut hasher, mut summer) = state;
             let hashed = blocking(move || {
+                // What lies in memory says nothing of what lies on the disk.
+                disk::forget_cached(&file, position, step);
                 let bytes = match disk::read_exact_at(&file, position, usize::try_from(step).expect("at most 1 MiB")) {
                     Ok(bytes) => bytes,
                     Err(error) if is_damage(&error) => return Ok(None),

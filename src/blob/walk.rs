@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::error::{Error, Result};
@@ -30,13 +31,16 @@ impl BlobStore {
     /// Brings the index in line with the disk, then flushes it from time to time; never returns.
     async fn run_index(&self) {
         let shared = Arc::clone(&self.shared);
-        if let Err(error) = blocking(move || shared.ready_all_dirs()).await {
+        let (files_max, bytes_max) = (shared.config.quarantine_files_max, shared.config.quarantine_bytes_max);
+        let ready =
+            blocking(move || shared.trim_quarantine(files_max, bytes_max).and_then(|()| shared.ready_all_dirs()));
+        if let Err(error) = ready.await {
             tracing::warn!(%error, "directories could not be made ahead");
         }
         let mut walked = None;
         loop {
             let generation = self.shared.index.db.generation();
-            if walked != Some(generation) {
+            if self.shared.walk_again.swap(false, Ordering::Relaxed) || walked != Some(generation) {
                 if walked.is_some() {
                     self.shared.index.set_complete(false);
                 }
@@ -44,6 +48,7 @@ impl BlobStore {
                     Ok(()) => walked = Some(generation),
                     Err(Error::Stopped) => return std::future::pending().await,
                     Err(error) => {
+                        walked = None;
                         tracing::warn!(%error, "index could not be checked against the disk, trying again");
                         tokio::time::sleep(RETRY_AFTER).await;
                         continue;
@@ -203,18 +208,6 @@ impl Shared {
         Ok(())
     }
 
-    fn strike_if_missing(&self, digest: &Digest) {
-        let path = self.layout.blob(digest);
-        if path.exists() {
-            return;
-        }
-        let _held = self.locks.lock_blocking(Item::Blob(digest.clone()));
-        if !path.exists() {
-            self.index.remove_blob(digest);
-            self.emit(Event::Removed { digest: digest.clone() });
-        }
-    }
-
     fn walk_extents(&self) -> Result<()> {
         let there: HashSet<_> = self.list_extents()?.into_iter().collect();
         let mut after = None;
@@ -249,6 +242,7 @@ impl Shared {
             }
             Err(error) => tracing::warn!(%error, "free space cannot be asked for"),
         }
+        self.remake_directories()?;
         // Damaged copies are a curiosity; room is not.
         if self.space.refuses() && !self.space.is_unwritable() {
             self.trim_quarantine(0, 0)?;

@@ -6,6 +6,7 @@
 mod cluster;
 mod dev;
 mod endpoint;
+mod fsck;
 mod gc;
 mod print;
 mod repair;
@@ -44,6 +45,8 @@ enum Command {
     /// Look at what collection would take, or have it done now.
     #[command(subcommand)]
     Gc(gc::GcCommand),
+    /// Check the data directory of a node that does not run.
+    Fsck(fsck::Options),
     /// Look at a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -97,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Cluster(ClusterCommand::Members(command)) => command.run(),
         Command::Repair(RepairCommand::Status(options)) => repair::run(&options),
         Command::Gc(command) => gc::run(&command),
+        Command::Fsck(options) => fsck::run(&options),
         Command::Config(ConfigCommand::Check(options)) => match load(options.config.as_deref()) {
             Ok(_) => print::line("configuration is valid"),
             Err(code) => code,

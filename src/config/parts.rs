@@ -53,6 +53,8 @@ impl Config {
             reap_grace: self.gc.grace,
             // Often enough that nothing lies much longer than its grace.
             reap_every: (self.gc.grace / 4).clamp(Duration::from_millis(500), Duration::from_secs(600)),
+            scrub_period: self.scrub.period,
+            scrub_bandwidth: self.scrub.bandwidth,
             ..upkeep::Config::default()
         }
     }

@@ -57,6 +57,12 @@ pub fn sync_file(file: &File, path: &Path) -> io::Result<()> {
     file.sync_data()
 }
 
+/// Lets go of what the machine keeps in memory of a part of a file, so that the next read asks the disk; a hint.
+pub fn forget_cached(file: &File, offset: u64, length: u64) {
+    // Not every filesystem can, and a read from memory is no error.
+    rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(length), rustix::fs::Advice::DontNeed).ok();
+}
+
 /// Gives a file a second name, which must not be there yet; neither directory is synced.
 ///
 /// # Errors

@@ -12,6 +12,6 @@ mod frame;
 mod space;
 
 pub use durable::{create_dir_durable, remove_durable, rename, rename_durable, sync_dir, write_durable};
-pub use file::{create_new, link, read_exact_at, sync_file, write_all_at};
+pub use file::{create_new, forget_cached, link, read_exact_at, sync_file, write_all_at};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, decode_frame, encode_frame};
 pub use space::{DirLock, Space, free_space, lock_dir};

@@ -8,6 +8,7 @@
 mod data_dir;
 mod door;
 mod doors;
+mod fsck;
 mod machine;
 mod run;
 mod shutdown;
@@ -36,6 +37,7 @@ use tasks::Tasks;
 
 pub use data_dir::DataDirError;
 pub use door::TlsError;
+pub use fsck::{Fsck, FsckError, StateSummary, fsck};
 pub use run::run;
 pub use tasks::Ended;
 

@@ -220,7 +220,7 @@ impl Ground {
         self.critical("addresses", place.bootstrap.keep_addresses(peers.clone(), meta.topology()));
 
         let Copies { gossip, rounds, replicas, upkeep, routes } =
-            self.find_copies(&meta, &peers, &blobs, Routes::new(services.door.raft_service()));
+            self.find_copies(&meta, &peers, (&db, &blobs), Routes::new(services.door.raft_service()));
         later_gossip.set(gossip.clone()).ok();
         later.set(upkeep.clone()).ok();
 
@@ -254,7 +254,7 @@ impl Ground {
     }
 
     /// Builds what knows where copies are and makes more of them.
-    fn find_copies(&self, meta: &Meta, peers: &Peers, blobs: &BlobStore, raft: Routes) -> Copies {
+    fn find_copies(&self, meta: &Meta, peers: &Peers, (db, blobs): (&Db, &BlobStore), raft: Routes) -> Copies {
         let env = &self.env;
         let gossip_parts = gossip::Parts {
             env: env.clone(),
@@ -265,11 +265,17 @@ impl Ground {
         let (gossip, rounds, gossip_service) = Gossip::start(gossip::Config::default(), gossip_parts);
         let client = transfer::Client::new(Arc::new(peers.clone()));
         let local = transfer::Local { blobs: blobs.clone(), open: transfer::OpenExtents::default(), client };
-        let transfer_service = transfer::Service::new(local.clone(), env.clone());
+        let transfer_service = transfer::Service::new(local.clone(), env.clone(), meta.topology());
         let replica_parts =
             replica::Parts { local, env: env.clone(), topology: meta.topology(), sight: Arc::new(gossip.clone()) };
         let replicas = Replicas::new(self.config.for_replica(), replica_parts);
-        let upkeep_parts = upkeep::Parts { replicas: replicas.clone(), blobs: blobs.clone(), meta: meta.clone() };
+        let upkeep_parts = upkeep::Parts {
+            env: env.clone(),
+            db: db.clone(),
+            replicas: replicas.clone(),
+            blobs: blobs.clone(),
+            meta: meta.clone(),
+        };
         let upkeep = Upkeep::new(self.config.for_upkeep(), upkeep_parts);
         let transfer_service = transfer_service.throttled(upkeep.serving_throttle()).into_server();
         self.metrics.register(|registry| upkeep.register_metrics(registry));
@@ -360,6 +366,8 @@ impl Ground {
         self.tasks.background("reap", until(Box::pin(upkeep.clone().reap())));
         self.tasks.background("collect", until(Box::pin(upkeep.clone().collect())));
         self.tasks.background("full mark", until(Box::pin(upkeep.clone().audit())));
+        self.tasks.background("trim", until(Box::pin(upkeep.clone().trim())));
+        self.tasks.background("scrub", until(Box::pin(upkeep.clone().scrub())));
         self.tasks.background("survey", until(Box::pin(upkeep.clone().survey_copies())));
         self.tasks.background("drains", until(Box::pin(upkeep.clone().watch_drains())));
         stop

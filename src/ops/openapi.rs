@@ -163,6 +163,22 @@ fn node() -> Value {
             "repair_eta_seconds": integer(),
             "plan": members::plan(),
             "drain": members::drain(),
+            "scrub": scrub(),
+        },
+    })
+}
+
+fn scrub() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "description": "Hashing again what lies on the node, since it started.",
+        "properties": {
+            "checked": { "type": "integer" },
+            "bad": { "type": "integer" },
+            "percent": { "type": "integer", "description": "Of the pass under way." },
+            "last_pass": { "type": ["integer", "null"], "description": "When it ended, in seconds of Unix time." },
+            "quarantined": { "type": "integer", "description": "Damaged copies kept for a look." },
+            "quarantined_bytes": { "type": "integer" },
         },
     })
 }

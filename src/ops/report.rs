@@ -45,6 +45,12 @@ pub struct Report {
     pub(super) notices: Vec<String>,
     /// How far leaving nodes are, as the leader sees it.
     pub(super) drains: Drains,
+    pub(super) scrubbed: u64,
+    pub(super) scrub_bad: u64,
+    pub(super) scrub_percent: u64,
+    pub(super) scrub_ended_at: u64,
+    pub(super) quarantined: u64,
+    pub(super) quarantined_bytes: u64,
     /// What was removed from this disk because nothing linked it, and what waits for that.
     pub(super) reaped: Reclaimed,
     pub(super) waiting: Reclaimed,
@@ -97,6 +103,7 @@ pub(super) fn own(parts: &Parts) -> Report {
     let progress = parts.upkeep.progress().borrow().clone();
     let reaped = parts.upkeep.reaped();
     let audit = parts.upkeep.last_audit();
+    let scrub = parts.upkeep.scrub_progress();
     Report {
         node: meta.me,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -130,6 +137,12 @@ pub(super) fn own(parts: &Parts) -> Report {
         waiting: Reclaimed { files: reaped.waiting, bytes: reaped.waiting_bytes },
         collection: Pass::of(&parts.upkeep.collection()),
         audit_problems: audit.ended.map(|_| audit.problems),
+        scrubbed: scrub.checked,
+        scrub_bad: scrub.bad,
+        scrub_percent: scrub.percent,
+        scrub_ended_at: scrub.ended_at,
+        quarantined: usage.quarantined,
+        quarantined_bytes: usage.quarantined_bytes,
     }
 }
 

@@ -167,6 +167,7 @@ impl Seen<'_> {
             "repair_eta_seconds": report.and_then(|report| report.seconds_left),
             "plan": self.plan_of(node.id),
             "drain": self.drain_of(node.id),
+            "scrub": report.map(scrub),
         })
     }
 
@@ -252,6 +253,17 @@ impl Seen<'_> {
         }
         warnings
     }
+}
+
+fn scrub(report: &Report) -> Value {
+    json!({
+        "checked": report.scrubbed,
+        "bad": report.scrub_bad,
+        "percent": report.scrub_percent,
+        "last_pass": (report.scrub_ended_at > 0).then_some(report.scrub_ended_at),
+        "quarantined": report.quarantined,
+        "quarantined_bytes": report.quarantined_bytes,
+    })
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

@@ -65,6 +65,12 @@ impl TryFrom<ReportResponse> for Report {
             waiting: Reclaimed { files: wire.waiting_files, bytes: wire.waiting_bytes },
             collection: wire.collection.map(Pass::from),
             audit_problems: wire.audit_problems,
+            scrubbed: wire.scrubbed,
+            scrub_bad: wire.scrub_bad,
+            scrub_percent: wire.scrub_percent,
+            scrub_ended_at: wire.scrub_ended_at,
+            quarantined: wire.quarantined,
+            quarantined_bytes: wire.quarantined_bytes,
         })
     }
 }
@@ -106,6 +112,12 @@ impl From<Report> for ReportResponse {
             waiting_bytes: report.waiting.bytes,
             collection: report.collection.map(proto::Collection::from),
             audit_problems: report.audit_problems,
+            scrubbed: report.scrubbed,
+            scrub_bad: report.scrub_bad,
+            scrub_percent: report.scrub_percent,
+            scrub_ended_at: report.scrub_ended_at,
+            quarantined: report.quarantined,
+            quarantined_bytes: report.quarantined_bytes,
         }
     }
 }

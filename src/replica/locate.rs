@@ -204,4 +204,24 @@ impl Replicas {
         }
         copies
     }
+
+    /// Asks another node which of at most [`crate::transfer::PRESENCE_MAX`] blobs it holds verified and keeps, by the
+    /// topology of that log index (P22); `None` if it is out of reach.
+    pub async fn confirm_copies(
+        &self,
+        node: NodeId,
+        blobs: &[(Digest, u64)],
+        topology_index: u64,
+    ) -> Option<Vec<bool>> {
+        if !self.0.parts.sight.is_live(node) {
+            return None;
+        }
+        match self.local().client.confirm_copies(node, blobs, topology_index).await {
+            Ok(held) => Some(held),
+            Err(error) => {
+                self.note(node, &error);
+                None
+            }
+        }
+    }
 }

@@ -180,6 +180,20 @@ pub(super) struct NodeFile {
     pub(super) nodes: Vec<NodeRecord>,
 }
 
+/// Reads which node of which cluster a data directory is of, and nothing else; `None` if it is of none yet. Blocks.
+///
+/// # Errors
+///
+/// [`Error::Damaged`], [`Error::Version`] or [`Error::File`] if that cannot be told.
+pub fn whose(data_dir: &Path) -> Result<Option<(ClusterId, NodeId)>> {
+    let path = data_dir.join("identity").join("node.json");
+    let Some(text) = files::read_optional(&path)? else { return Ok(None) };
+    files::check_version(&path, &text, VERSION)?;
+    let file: NodeFile =
+        serde_json::from_str(&text).map_err(|error| Error::Damaged { path, problem: error.to_string() })?;
+    Ok(Some((file.cluster, file.node)))
+}
+
 /// The identity directory of one data directory. All calls block.
 #[derive(Debug, Clone)]
 pub(super) struct IdentityDir {

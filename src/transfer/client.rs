@@ -23,7 +23,8 @@ use crate::rpc::{Lane, Peers, proto};
 use crate::topology::NodeId;
 
 use super::wire::{
-    digest_to_wire, frame_from_wire, frame_to_wire, id_to_wire, part_to_wire, state_to_wire, stored_from_wire,
+    digest_to_wire, frame_from_wire, frame_to_wire, id_to_wire, part_to_wire, sized_to_wire, state_to_wire,
+    stored_from_wire,
 };
 use super::{Error, FRAME_BYTES_MAX, HeldPart, MESSAGE_BYTES_MAX, Result, STALL};
 
@@ -41,6 +42,9 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 
 /// How long a question without bulk bytes may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// How long a peer may take to make sure of many copies: each may cost it a sync.
+const CONFIRM_MAX: Duration = Duration::from_secs(20);
 
 /// The bytes of an extent in order, as they become available; ends at the extent's end.
 pub type FrameSource = BoxStream<'static, Result<Bytes, BlobError>>;
@@ -311,14 +315,34 @@ impl Client {
     ///
     /// As the connection says.
     pub async fn has_blobs(&self, node: NodeId, blobs: &[(Digest, u64)], hold: bool) -> Result<Presence> {
-        let wire =
-            |(digest, size): &(Digest, u64)| proto::SizedDigest { digest: Some(digest_to_wire(digest)), size: *size };
-        let request = proto::HasBlobsRequest { blobs: blobs.iter().map(wire).collect(), hold };
+        let request = proto::HasBlobsRequest { blobs: sized_to_wire(blobs), hold };
         let reply = within(ANSWER_MAX, node, self.peer(node)?.has_blobs(request)).await?.into_inner();
         if reply.present.len() != blobs.len() {
             return Err(Error::Malformed { node });
         }
         Ok(Presence { present: reply.present, complete: reply.complete })
+    }
+
+    /// Asks a peer which of at most [`super::PRESENCE_MAX`] blobs it holds verified, by the topology of `topology_index`;
+    /// a "yes" lasts for longer than any command can live (P22).
+    ///
+    /// With another topology it confirms none; what it has not hashed lately it hashes now, and confirms later.
+    ///
+    /// # Errors
+    ///
+    /// As the connection says.
+    pub async fn confirm_copies(
+        &self,
+        node: NodeId,
+        blobs: &[(Digest, u64)],
+        topology_index: u64,
+    ) -> Result<Vec<bool>> {
+        let request = proto::ConfirmCopiesRequest { topology_index, blobs: sized_to_wire(blobs) };
+        let reply = within(CONFIRM_MAX, node, self.peer(node)?.confirm_copies(request)).await?.into_inner();
+        if reply.topology_index != topology_index {
+            return Ok(vec![false; blobs.len()]);
+        }
+        if reply.held.len() == blobs.len() { Ok(reply.held) } else { Err(Error::Malformed { node }) }
     }
 
     /// Stores a manifest body at a peer; synced there on return.

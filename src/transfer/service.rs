@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -16,19 +16,22 @@ use crate::oci::{Digest, ExtentId, HashState};
 use crate::rpc::proto::transfer_server::{Transfer, TransferServer};
 use crate::rpc::proto::write_extent_request;
 use crate::rpc::{peer, proto};
-use crate::topology::NodeId;
+use crate::topology::{NodeId, Topology};
 
 use super::fetch::Local;
 use super::receive::{Broken, Received, Step, receive, while_beating};
 use super::wire::{
     Malformed, digest_from_wire, frame_from_wire, frame_to_wire, id_from_wire, ids_from_wire, parts_from_wire,
-    state_from_wire, stored_to_wire,
+    sized_from_wire, state_from_wire, stored_to_wire,
 };
-use super::{BlobSource, Error, MESSAGE_BYTES_MAX, PRESENCE_MAX, STALL, Throttle};
+use super::{BlobSource, Error, MESSAGE_BYTES_MAX, STALL, Throttle};
 
 /// Long calls of a kind that this node answers at once; beyond it peers are sent elsewhere. Those that read never wait for
 /// those that write: what is put together at one node is read at others.
 const CALLS_MAX: usize = 256;
+
+/// How fast copies are hashed again for others that want to be sure of them.
+const CHECK_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// Replies that may wait for a slow connection.
 const REPLIES_AHEAD: usize = 4;
@@ -40,6 +43,9 @@ pub struct Service {
     env: Env,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    /// One round of checks for others at a time.
+    checks: Arc<Semaphore>,
+    topology: watch::Receiver<Arc<Topology>>,
     /// Holds back what no client waits for.
     throttle: Option<Arc<dyn Throttle>>,
     /// Makes this node send wrong bytes under right checksums.
@@ -57,12 +63,14 @@ type Replies<T> = BoxStream<'static, Result<T, Status>>;
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
-    /// Builds the service on this node's disk.
+    /// Builds the service on this node's disk; `topology` is the agreed one as far as it is applied here.
     #[must_use]
-    pub fn new(local: Local, env: Env) -> Self {
+    pub fn new(local: Local, env: Env, topology: watch::Receiver<Arc<Topology>>) -> Self {
         Self {
             local,
             env,
+            topology,
+            checks: Arc::new(Semaphore::new(1)),
             reads: Arc::new(Semaphore::new(CALLS_MAX)),
             writes: Arc::new(Semaphore::new(CALLS_MAX)),
             throttle: None,
@@ -93,6 +101,28 @@ impl Service {
 
     const fn blobs(&self) -> &BlobStore {
         &self.local.blobs
+    }
+
+    fn topology_index(&self) -> u64 {
+        self.topology.borrow().index
+    }
+
+    /// Hashes copies again that others want to rely on, unless it is at that already.
+    fn check_later(&self, copies: Vec<(Digest, u64)>) {
+        if copies.is_empty() {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.checks).try_acquire_owned() else { return };
+        let blobs = self.blobs().clone();
+        let check = async move {
+            for (digest, size) in copies {
+                if let Err(error) = blobs.verify(&digest, size, Some(CHECK_BYTES_PER_SECOND)).await {
+                    tracing::warn!(%digest, %error, "copy could not be checked");
+                }
+            }
+            drop(permit);
+        };
+        self.env.spawner.spawn("check copies", Box::pin(check));
     }
 
     /// Runs `task` beyond the call and beats until it ends.
@@ -265,20 +295,33 @@ impl Transfer for Service {
     async fn has_blobs(&self, request: Request<proto::HasBlobsRequest>) -> Answer<proto::HasBlobsReply> {
         peer(&request)?;
         let proto::HasBlobsRequest { blobs, hold } = request.into_inner();
-        if blobs.len() > PRESENCE_MAX {
-            return Err(Malformed("list of blobs").into());
-        }
+        let blobs = sized_from_wire(blobs)?;
         let mut present = Vec::with_capacity(blobs.len());
-        for blob in blobs {
-            let digest = digest_from_wire(blob.digest)?;
-            let here = if hold {
-                self.blobs().hold(&digest, blob.size).await
-            } else {
-                self.blobs().has(&digest, blob.size).await
-            };
+        for (digest, size) in blobs {
+            let here =
+                if hold { self.blobs().hold(&digest, size).await } else { self.blobs().has(&digest, size).await };
             present.push(here.map_err(blob_status)?);
         }
         Ok(Response::new(proto::HasBlobsReply { present, complete: self.blobs().usage().index_complete }))
+    }
+
+    async fn confirm_copies(&self, request: Request<proto::ConfirmCopiesRequest>) -> Answer<proto::ConfirmCopiesReply> {
+        peer(&request)?;
+        let proto::ConfirmCopiesRequest { topology_index, blobs } = request.into_inner();
+        let blobs = sized_from_wire(blobs)?;
+        let (mut held, mut doubtful) = (vec![false; blobs.len()], Vec::new());
+        if self.topology_index() == topology_index {
+            for (held, (digest, size)) in held.iter_mut().zip(blobs) {
+                match self.blobs().hold_checked(&digest, size).await.map_err(blob_status)? {
+                    Some(true) => *held = true,
+                    Some(false) => doubtful.push((digest, size)),
+                    None => {}
+                }
+            }
+        }
+        self.check_later(doubtful);
+        // What is said holds for a topology that did not change meanwhile.
+        Ok(Response::new(proto::ConfirmCopiesReply { topology_index: self.topology_index(), held }))
     }
 
     async fn put_body(&self, request: Request<proto::PutBodyRequest>) -> Answer<proto::PutBodyReply> {

@@ -7,7 +7,7 @@ use crate::oci::{Algorithm, Digest, ExtentId, HashState, Hasher};
 use crate::rpc::proto;
 use crate::topology::NodeId;
 
-use super::{EXTENTS_MAX, FRAME_BYTES_MAX, HeldPart};
+use super::{EXTENTS_MAX, FRAME_BYTES_MAX, HeldPart, PRESENCE_MAX};
 
 /// The version of the hash state's encoding.
 const HASH_STATE_VERSION: u8 = 1;
@@ -31,6 +31,19 @@ pub(super) fn digest_from_wire(digest: Option<proto::Digest>) -> Result<Digest, 
     let digest = digest.ok_or(Malformed("digest"))?;
     let algorithm: Algorithm = digest.algorithm.parse().map_err(|_| Malformed("digest"))?;
     Digest::from_hash(algorithm, &digest.hash).ok_or(Malformed("digest"))
+}
+
+pub(super) fn sized_to_wire(blobs: &[(Digest, u64)]) -> Vec<proto::SizedDigest> {
+    let wire = |(digest, size): &(Digest, u64)| (Some(digest_to_wire(digest)), *size);
+    blobs.iter().map(wire).map(|(digest, size)| proto::SizedDigest { digest, size }).collect()
+}
+
+/// Reads at most [`PRESENCE_MAX`] digests with their sizes.
+pub(super) fn sized_from_wire(blobs: Vec<proto::SizedDigest>) -> Result<Vec<(Digest, u64)>, Malformed> {
+    if blobs.len() > PRESENCE_MAX {
+        return Err(Malformed("list of blobs"));
+    }
+    blobs.into_iter().map(|blob| Ok((digest_from_wire(blob.digest)?, blob.size))).collect()
 }
 
 pub(super) fn id_to_wire(id: ExtentId) -> Bytes {

@@ -22,6 +22,8 @@ pub(super) struct Want {
     pub(super) body: bool,
     /// Live copies elsewhere, as far as is known: fewest first, but none last, for there is nothing to fetch.
     pub(super) copies: u8,
+    /// The log index at which it was linked.
+    pub(super) index: u64,
 }
 
 /// In which order contents are fetched: the smallest first.
@@ -54,7 +56,7 @@ pub(super) struct Backlog {
     entries: BTreeMap<Digest, Entry>,
     queued: BTreeMap<Rank, Digest>,
     waiting: BTreeSet<(Instant, Digest)>,
-    missing_bodies: usize,
+    bodies: BTreeSet<(u64, Digest)>,
     bytes: u64,
     places: u64,
 }
@@ -73,7 +75,7 @@ impl Backlog {
     pub(super) fn add(&mut self, want: Want, news: bool) -> Option<Want> {
         if let Some(entry) = self.entries.get(&want.digest) {
             let body = entry.want.body || want.body;
-            let same = entry.want.body == body && entry.want.copies == want.copies;
+            let same = (entry.want.body, entry.want.copies) == (body, want.copies);
             if !same {
                 self.amend(&Want { body, ..want }, news);
             }
@@ -88,7 +90,9 @@ impl Backlog {
                 None => return Some(want),
             }
         }
-        self.missing_bodies += usize::from(want.body);
+        if want.body {
+            self.bodies.insert((want.index, want.digest.clone()));
+        }
         self.bytes += want.size;
         self.queued.insert(rank, want.digest.clone());
         self.entries.insert(want.digest.clone(), Entry { want, rank, state: EntryState::Queued, failures: 0 });
@@ -99,9 +103,11 @@ impl Backlog {
     fn amend(&mut self, want: &Want, news: bool) {
         let rank = self.rank(want, news);
         let Some(entry) = self.entries.get_mut(&want.digest) else { return };
-        self.missing_bodies += usize::from(want.body && !entry.want.body);
-        entry.want.body = want.body;
-        entry.want.copies = want.copies;
+        self.bodies.remove(&(entry.want.index, want.digest.clone()));
+        if want.body {
+            self.bodies.insert((want.index, want.digest.clone()));
+        }
+        entry.want = Want { size: entry.want.size, ..want.clone() };
         if entry.state == EntryState::Queued {
             self.queued.remove(&entry.rank);
             self.queued.insert(rank, want.digest.clone());
@@ -127,7 +133,7 @@ impl Backlog {
     /// Forgets content that is here now, or is wanted no more.
     pub(super) fn settle(&mut self, digest: &Digest) -> Option<Want> {
         let entry = self.entries.remove(digest)?;
-        self.missing_bodies -= usize::from(entry.want.body);
+        self.bodies.remove(&(entry.want.index, digest.clone()));
         self.bytes -= entry.want.size;
         match entry.state {
             EntryState::Queued => drop(self.queued.remove(&entry.rank)),
@@ -180,8 +186,13 @@ impl Backlog {
         self.bytes
     }
 
-    pub(super) const fn missing_bodies(&self) -> usize {
-        self.missing_bodies
+    pub(super) fn missing_bodies(&self) -> usize {
+        self.bodies.len()
+    }
+
+    /// The log index at which the first of the missing bodies was linked.
+    pub(super) fn first_body(&self) -> Option<u64> {
+        self.bodies.first().map(|(index, _)| *index)
     }
 }
 
@@ -191,7 +202,7 @@ mod tests {
     use crate::oci::Algorithm;
 
     fn want(name: &str, body: bool) -> Want {
-        Want { digest: Digest::of(Algorithm::Sha256, name.as_bytes()), size: 1, body, copies: 2 }
+        Want { digest: Digest::of(Algorithm::Sha256, name.as_bytes()), size: 1, body, copies: 2, index: 7 }
     }
 
     fn order(backlog: &mut Backlog) -> Vec<Want> {
@@ -247,7 +258,7 @@ mod tests {
         backlog.add(want("other", false), true);
         backlog.add(want("both", false), false);
         backlog.add(want("both", true), false);
-        assert_eq!(backlog.missing_bodies(), 1);
+        assert_eq!((backlog.missing_bodies(), backlog.first_body()), (1, Some(7)));
         assert_eq!(order(&mut backlog), [want("both", true), want("other", false)]);
         backlog.settle(&want("both", true).digest);
         assert_eq!((backlog.len(), backlog.missing_bodies()), (1, 0));

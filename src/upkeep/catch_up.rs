@@ -302,16 +302,19 @@ impl CatchUp {
     pub(super) fn progress(&self) -> Progress {
         let bytes_left = self.backlog.bytes() + self.left_out.bytes;
         let rate = self.pace.rate();
+        let followed = self.followed.unwrap_or(0);
+        let first_body = self.backlog.first_body().map_or(followed, |first| followed.min(first.saturating_sub(1)));
         Progress {
             missing: self.backlog.len() + self.left_out.contents,
             missing_bodies: self.backlog.missing_bodies(),
+            bodies_to: if self.compared { first_body } else { 0 },
             bytes_left,
             bytes_per_second: rate,
             seconds_left: (rate > 0 || bytes_left == 0).then(|| bytes_left.div_ceil(rate.max(1))),
             running: self.fetches.len(),
             done: self.done,
             compared: self.compared,
-            followed: self.followed.unwrap_or(0),
+            followed,
             last_error: self.last_error.clone(),
         }
     }
@@ -323,5 +326,5 @@ fn unwind<T>(ended: std::result::Result<T, tokio::task::JoinError>) -> T {
 }
 
 fn want(content: &Content, copies: u8) -> Want {
-    Want { digest: content.digest.clone(), size: content.size, body: content.body, copies }
+    Want { digest: content.digest.clone(), size: content.size, body: content.body, copies, index: content.index }
 }

@@ -1,9 +1,11 @@
 //! Gauges of what is missing and of how many copies there are.
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{Progress, Survey};
+use super::trim::Trimmed;
+use super::{Progress, ScrubProgress, Survey};
 
 /// What upkeep shows of itself.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +20,11 @@ pub(super) struct Metrics {
     under_replicated: Gauge,
     over_replicated: Gauge,
     lost: Gauge,
+    trimmed: Counter,
+    trimmed_bytes: Counter,
+    scrubbed: Gauge,
+    scrub_bad: Gauge,
+    scrub_ended: Gauge,
 }
 
 impl Metrics {
@@ -32,6 +39,11 @@ impl Metrics {
         registry.register("misplaced", "Contents with enough copies in the wrong places", self.misplaced.clone());
         registry.register("under_replicated", "Contents with too few copies in reach", self.under_replicated.clone());
         registry.register("over_replicated", "Blobs with too many copies", self.over_replicated.clone());
+        registry.register("trimmed", "Surplus copies removed from this disk", self.trimmed.clone());
+        registry.register("trimmed_bytes", "Bytes of those", self.trimmed_bytes.clone());
+        registry.register("scrubbed", "Copies hashed again since the start", self.scrubbed.clone());
+        registry.register("scrub_bad", "Of those, bad ones, set aside", self.scrub_bad.clone());
+        registry.register("scrub_ended_seconds", "When the last pass ended, Unix time", self.scrub_ended.clone());
         registry.register("lost", "Contents that no member has", self.lost.clone());
     }
 
@@ -42,6 +54,17 @@ impl Metrics {
         set(&self.fetched, progress.done);
         set(&self.bytes_left, progress.bytes_left);
         set(&self.bytes_per_second, progress.bytes_per_second);
+    }
+
+    pub(super) fn trimmed(&self, trimmed: Trimmed) {
+        self.trimmed.inc_by(trimmed.copies);
+        self.trimmed_bytes.inc_by(trimmed.bytes);
+    }
+
+    pub(super) fn set_scrub(&self, progress: &ScrubProgress) {
+        set(&self.scrubbed, progress.checked);
+        set(&self.scrub_bad, progress.bad);
+        set(&self.scrub_ended, progress.ended_at);
     }
 
     pub(super) fn set_survey(&self, survey: &Survey) {

@@ -17,7 +17,9 @@ mod gc_metrics;
 mod metrics;
 mod pace;
 mod reap;
+mod scrub;
 mod survey;
+mod trim;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::blob::BlobStore;
+use crate::db::Db;
+use crate::env::Env;
 use crate::meta::Meta;
 use crate::meta::command::CollectionRules;
 use crate::replica::{Replicas, Throttle};
@@ -37,6 +41,7 @@ pub use collect::{Collection, Explanation, Plan};
 pub use drain::{Drain, Drains};
 pub use pace::{Limits, Pace};
 pub use reap::Reaped;
+pub use scrub::ScrubProgress;
 pub use survey::Survey;
 
 /// How fast upkeep goes.
@@ -46,6 +51,10 @@ pub struct Config {
     pub fetches_max: usize,
     /// How fast they are fetched.
     pub repair: Limits,
+    /// How old the last check of a copy may become.
+    pub scrub_period: Duration,
+    /// Bytes per second hashed again at most; 0 for no limit.
+    pub scrub_bandwidth: u64,
     /// How often everything linked is compared with this disk, besides at start and after changes of the topology.
     pub compare_every: Duration,
     /// How often files that nothing links are looked for.
@@ -67,6 +76,8 @@ impl Default for Config {
         Self {
             fetches_max: 8,
             repair: Limits::new(128 << 20, 20),
+            scrub_period: Duration::from_secs(14 * 86_400),
+            scrub_bandwidth: 32 << 20,
             compare_every: Duration::from_secs(600),
             reap_every: Duration::from_secs(60),
             reap_grace: Duration::from_secs(3600),
@@ -85,6 +96,8 @@ pub struct Progress {
     pub missing: usize,
     /// Of those, manifest bodies.
     pub missing_bodies: usize,
+    /// The log index up to which every manifest body that is linked lies here; 0 while that is not known.
+    pub bodies_to: u64,
     /// All bytes of those that are known to be missing.
     pub bytes_left: u64,
     /// Bytes fetched per second, lately.
@@ -120,6 +133,10 @@ impl Progress {
 /// What upkeep is built on.
 #[derive(Debug, Clone)]
 pub struct Parts {
+    /// The outer world.
+    pub env: Env,
+    /// This node's index, for cursors.
+    pub db: Db,
     /// All copies.
     pub replicas: Replicas,
     /// This disk.
@@ -142,6 +159,7 @@ struct Inner {
     progress: watch::Sender<Progress>,
     survey: watch::Sender<Survey>,
     drains: watch::Sender<Arc<Drains>>,
+    scrub: watch::Sender<ScrubProgress>,
     metrics: metrics::Metrics,
     reaped: watch::Sender<Reaped>,
     collection: watch::Sender<Collection>,
@@ -166,6 +184,7 @@ impl Upkeep {
             progress: watch::Sender::default(),
             survey: watch::Sender::default(),
             drains: watch::Sender::default(),
+            scrub: watch::Sender::default(),
             metrics: metrics::Metrics::default(),
             reaped: watch::Sender::default(),
             collection: watch::Sender::default(),
@@ -209,5 +228,11 @@ impl Upkeep {
     #[must_use]
     pub fn survey(&self) -> watch::Receiver<Survey> {
         self.0.survey.subscribe()
+    }
+
+    /// Says how far this node is with hashing again what it holds.
+    #[must_use]
+    pub fn scrub_progress(&self) -> ScrubProgress {
+        *self.0.scrub.borrow()
     }
 }

@@ -8,8 +8,10 @@ use crate::meta::State;
 use crate::meta::command::{Command, LogTime, Proposal, PutManifest, RequestId, Response};
 use crate::oci::{Digest, MediaType, RepositoryName};
 use crate::replica::tests::lab::{Lab, LabNode, Options, pattern};
+use crate::topology::{NodeId, NodeState};
 
 use super::catch_up::CatchUp;
+use super::trim::{Trim, Trimmed};
 use super::{Limits, Pace};
 
 /// An agreed state that is told what to link.
@@ -203,4 +205,136 @@ async fn a_client_does_not_wait_for_a_slow_repair() {
     assert_eq!(node.read(&digest, size, 0..size).await, (bytes.to_vec(), true));
     slow.await.unwrap();
     assert!(node.has(&digest, &bytes).await);
+}
+
+/// A lab in which copies may be trimmed at once, with blobs of which every node has a copy.
+async fn crowded(nodes: u64, copies: usize, blobs: u64) -> (Lab, Ledger, Vec<(Digest, Bytes)>) {
+    let options = Options { copies: Some(copies), pin: Some(std::time::Duration::ZERO), ..Options::default() };
+    let lab = Lab::start_with(nodes, options).await;
+    let mut ledger = Ledger::new();
+    let mut stored = Vec::new();
+    for seed in 1..=blobs {
+        let bytes = pattern(seed, 10_000);
+        let mut digest = None;
+        for node in &lab.nodes {
+            digest = Some(node.store(&bytes).await);
+        }
+        let digest = digest.unwrap();
+        ledger.link(&digest, bytes.len() as u64);
+        stored.push((digest, bytes));
+    }
+    // The ledger's topology is the lab's.
+    lab.topology.send_modify(|topology| Arc::make_mut(topology).index = ledger.state.topology().index);
+    (lab, ledger, stored)
+}
+
+async fn trim(node: &LabNode, ledger: &Ledger) -> Trimmed {
+    Trim { replicas: &node.replicas, blobs: &node.blobs }.turn(&ledger.state).await
+}
+
+#[tokio::test]
+async fn surplus_copies_go_and_wanted_ones_stay() {
+    let (lab, ledger, blobs) = crowded(5, 2, 12).await;
+    let mut trimmed = 0;
+    for node in &lab.nodes {
+        trimmed += trim(node, &ledger).await.copies;
+    }
+    assert_eq!(trimmed, 12 * 3);
+    for node in &lab.nodes {
+        for (digest, bytes) in &blobs {
+            assert_eq!(node.has(digest, bytes).await, node.replicas.is_wanted_here(digest));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_trimmed_while_a_wanted_holder_lacks_the_blob_or_is_away() {
+    let (lab, ledger, blobs) = crowded(3, 2, 1).await;
+    let (digest, bytes) = &blobs[0];
+    let wanted = lab.node(1).replicas.wanted_holders(digest);
+    let surplus = lab.nodes.iter().find(|node| !wanted.contains(&node.id)).unwrap();
+    let holder = lab.node(wanted[1].0);
+    std::fs::remove_file(holder.path(digest)).unwrap();
+    assert_eq!(trim(surplus, &ledger).await, Trimmed::default(), "one lacks it");
+    holder.store(bytes).await;
+    lab.mourn(holder.id.0);
+    assert_eq!(trim(surplus, &ledger).await, Trimmed::default(), "one is away");
+    assert!(surplus.has(digest, bytes).await);
+}
+
+#[tokio::test]
+async fn a_node_that_knows_another_topology_confirms_nothing() {
+    let (lab, ledger, blobs) = crowded(3, 2, 1).await;
+    let (digest, bytes) = &blobs[0];
+    let wanted = lab.node(1).replicas.wanted_holders(digest);
+    let surplus = lab.nodes.iter().find(|node| !wanted.contains(&node.id)).unwrap();
+    let question = [(digest.clone(), bytes.len() as u64)];
+    let index = surplus.replicas.topology().index;
+    let ask = async |index| surplus.replicas.confirm_copies(wanted[0], &question, index).await.unwrap();
+    assert_eq!((ask(index).await, ask(index + 1).await), (vec![true], vec![false]));
+    // Everyone has gone on, but what was read with the locks held is older.
+    lab.topology.send_modify(|topology| Arc::make_mut(topology).index += 1);
+    assert_eq!(trim(surplus, &ledger).await, Trimmed::default());
+    assert!(surplus.has(digest, bytes).await);
+}
+
+#[tokio::test]
+async fn a_node_that_is_out_keeps_what_it_has() {
+    let (lab, ledger, blobs) = crowded(3, 2, 4).await;
+    lab.topology.send_modify(|topology| {
+        Arc::make_mut(topology).nodes.get_mut(&NodeId(3)).unwrap().state = NodeState::Out;
+    });
+    assert_eq!(trim(lab.node(3), &ledger).await, Trimmed::default());
+    for (digest, bytes) in &blobs {
+        assert!(lab.node(3).has(digest, bytes).await);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_joins_takes_its_share_and_the_others_let_go_of_it() {
+    const BLOBS: u64 = 60;
+    let options = Options { copies: Some(2), pin: Some(std::time::Duration::ZERO), ..Options::default() };
+    let lab = Lab::start_with(5, options).await;
+    let place_fifth = |state| {
+        lab.topology.send_modify(|topology| {
+            Arc::make_mut(topology).nodes.get_mut(&NodeId(5)).unwrap().state = state;
+        });
+    };
+    place_fifth(NodeState::Out);
+    let mut ledger = Ledger::new();
+    let mut blobs = Vec::new();
+    for seed in 1..=BLOBS {
+        let bytes = pattern(seed, 5_000);
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, &bytes);
+        for holder in lab.node(1).replicas.wanted_holders(&digest) {
+            lab.node(holder.0).store(&bytes).await;
+        }
+        ledger.link(&digest, bytes.len() as u64);
+        blobs.push((digest, bytes));
+    }
+    lab.topology.send_modify(|topology| Arc::make_mut(topology).index = ledger.state.topology().index);
+    place_fifth(NodeState::In);
+    let mut moved = 0;
+    for node in &lab.nodes {
+        let mut work = catch_up(node);
+        turn(&mut work, &ledger).await;
+        while work.progress().missing > 0 {
+            turn(&mut work, &ledger).await;
+        }
+        assert!(node.id == NodeId(5) || work.progress().done == 0, "only the new node has something to fetch");
+        moved += work.progress().done;
+    }
+    let share = BLOBS * 2 / 5;
+    assert!((share / 2..=share * 3 / 2).contains(&moved), "{moved} moved, the share is {share}");
+    let mut trimmed = 0;
+    for node in &lab.nodes {
+        trimmed += trim(node, &ledger).await.copies;
+    }
+    assert_eq!(trimmed, moved);
+    for (digest, bytes) in &blobs {
+        let wanted = lab.node(1).replicas.wanted_holders(digest);
+        for node in &lab.nodes {
+            assert_eq!(node.has(digest, bytes).await, wanted.contains(&node.id));
+        }
+    }
 }

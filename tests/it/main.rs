@@ -6,6 +6,7 @@
 mod cluster;
 mod collection;
 mod conformance;
+mod healing;
 mod hostile;
 mod support;
 mod tidy;

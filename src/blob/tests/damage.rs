@@ -3,7 +3,7 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 
-use super::support::{Node, initial, noise, part};
+use super::support::{Node, eventually, initial, noise, part};
 use crate::blob::{BLOCK_BYTES, Error, Event, Verdict};
 use crate::oci::{Algorithm, Digest, ExtentId};
 
@@ -178,4 +178,54 @@ async fn a_wrong_idea_of_its_size_does_not_cost_a_good_copy() {
         assert_eq!(node.files_in("quarantine"), 0);
         assert_eq!(node.read(&digest, size).await.unwrap(), bytes);
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_told_once_somebody_looks() {
+    let node = Node::start();
+    let bytes = noise(40, 100_000);
+    let digest = node.store_blob(1, &bytes).await;
+    let mut events = node.store.events();
+    fs::remove_file(node.blob_path(&digest)).unwrap();
+    assert!(!node.store.has(&digest, 100_000).await.unwrap());
+    assert!(matches!(events.try_recv(), Ok(Event::Removed { digest: gone }) if gone == digest));
+    assert!(node.store.list_blobs(None, 10).await.unwrap().is_empty());
+    assert!(!node.store.has(&digest, 100_000).await.unwrap());
+    assert!(events.try_recv().is_err(), "once is enough");
+}
+
+#[tokio::test]
+async fn a_deleted_directory_is_made_again_and_what_was_in_it_is_told() {
+    let node = Node::start();
+    let (small, large) = (noise(41, 1_000), noise(42, 300_000));
+    let digests = [node.store_blob(1, &small).await, node.store_blob(2, &large).await];
+    let mut events = node.store.events();
+    let running = tokio::task::JoinSet::from_iter([node.store.clone().run()]);
+    eventually("index", || node.store.usage().index_complete).await;
+    fs::remove_dir_all(node.dir.path().join("blobs")).unwrap();
+    // A copy that arrives before anybody looked finds its place.
+    let again = node.store_blob(3, &large).await;
+    assert_eq!(node.read(&again, 300_000).await.unwrap(), large);
+    let mut gone = Vec::new();
+    while gone.is_empty() {
+        if let Event::Removed { digest } = events.recv().await.unwrap() {
+            gone.push(digest);
+        }
+    }
+    assert_eq!(gone, [digests[0].clone()]);
+    drop(running);
+}
+
+#[tokio::test]
+async fn only_a_copy_that_was_hashed_lately_is_vouched_for() {
+    let node = Node::start();
+    let digest = node.store_blob(1, &noise(43, 100_000)).await;
+    assert_eq!(node.store.hold_checked(&digest, 100_000).await.unwrap(), Some(true));
+    // After a restart without an index nobody knows when it was.
+    let node = node.restart();
+    assert_eq!(node.store.hold_checked(&digest, 100_000).await.unwrap(), Some(false));
+    assert_eq!(node.store.verify(&digest, 100_000, None).await.unwrap(), Verdict::Good);
+    assert_eq!(node.store.hold_checked(&digest, 100_000).await.unwrap(), Some(true));
+    fs::remove_file(node.blob_path(&digest)).unwrap();
+    assert_eq!(node.store.hold_checked(&digest, 100_000).await.unwrap(), None);
 }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use recovery::Error;
-pub(super) use recovery::{Recovered, is_there, recover};
+pub(super) use recovery::{Recovered, inspect, is_there, recover};
 
 /// Identifies a log entry: who led when it was made, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -146,6 +146,21 @@ pub(in crate::meta) fn recover(dir: &Path) -> Result<Recovered, Error> {
     let io_error = |source| Error::Io { dir: dir.to_owned(), source };
     create_dir_durable(dir).map_err(io_error)?;
     let segments = segment::list(dir).map_err(io_error)?;
+    read(dir, segments)
+}
+
+/// Reads the log in `dir` and changes nothing.
+///
+/// # Errors
+///
+/// As [`recover`]; a missing directory is one too.
+pub(in crate::meta) fn inspect(dir: &Path) -> Result<Recovered, Error> {
+    let (segments, _) = segment::find(dir).map_err(|source| Error::Io { dir: dir.to_owned(), source })?;
+    read(dir, segments)
+}
+
+fn read(dir: &Path, segments: Vec<(u64, PathBuf)>) -> Result<Recovered, Error> {
+    let io_error = |source| Error::Io { dir: dir.to_owned(), source };
     let mut recovered = Recovered {
         ballot: None,
         purged: None,

@@ -131,8 +131,19 @@ fn preallocate(file: &File, capacity: u64) -> io::Result<()> {
 
 /// Lists the segments in order of number, after removing half-made ones.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut segments = Vec::new();
-    let mut removed = false;
+    let (segments, half_made) = find(dir)?;
+    for path in &half_made {
+        fs::remove_file(path)?;
+    }
+    if !half_made.is_empty() {
+        sync_dir(dir)?;
+    }
+    Ok(segments)
+}
+
+/// Finds the segments in order of number, and those that were never finished.
+pub(super) fn find(dir: &Path) -> io::Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>)> {
+    let (mut segments, mut half_made) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
@@ -142,16 +153,10 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
                     segments.push((number, path));
                 }
             }
-            Some("new") => {
-                fs::remove_file(&path)?;
-                removed = true;
-            }
+            Some("new") => half_made.push(path),
             _ => {}
         }
     }
-    if removed {
-        sync_dir(dir)?;
-    }
     segments.sort();
-    Ok(segments)
+    Ok((segments, half_made))
 }

@@ -97,6 +97,7 @@ pub(crate) struct LabNode {
 pub(crate) struct Lab {
     pub(crate) nodes: Vec<LabNode>,
     dead: Arc<Mutex<BTreeSet<NodeId>>>,
+    pub(crate) topology: watch::Sender<Arc<Topology>>,
     _tasks: JoinSet<()>,
 }
 
@@ -104,6 +105,8 @@ pub(crate) struct Lab {
 #[derive(Default, Clone)]
 pub(crate) struct Options {
     pub(crate) copies: Option<usize>,
+    /// How long what a node says it holds is pinned; an hour unless set.
+    pub(crate) pin: Option<Duration>,
     /// Nodes that send wrong bytes.
     pub(crate) lying: Vec<u64>,
 }
@@ -176,7 +179,8 @@ impl Lab {
         let mut nodes = Vec::new();
         for (id, wire) in wires {
             let dir = tempfile::tempdir().unwrap();
-            let config = blob::Config { refuse_free_bytes: 0, reserve_free_bytes: 0, ..blob::Config::default() };
+            let mut config = blob::Config { refuse_free_bytes: 0, reserve_free_bytes: 0, ..blob::Config::default() };
+            config.pin = options.pin.unwrap_or(config.pin);
             let blobs = BlobStore::open(config, dir.path(), Db::in_memory(), Arc::new(SystemClock)).unwrap();
             tasks.spawn(blobs.clone().run());
             let channels = PlainChannels { me: id, addresses: addresses.clone(), channels: Mutex::default() };
@@ -184,7 +188,7 @@ impl Lab {
             let local = Local { blobs: blobs.clone(), open: OpenExtents::default(), client };
             let (clock, net, seed) = (Arc::new(SystemClock), Arc::new(TcpNet), Seed::fixed(id.0));
             let env = Env { clock, net, seed, spawner: Arc::new(Unsupervised) };
-            let mut service = Service::new(local.clone(), env.clone());
+            let mut service = Service::new(local.clone(), env.clone(), topology.subscribe());
             if options.lying.contains(&id.0) {
                 service = service.lying();
             }
@@ -198,7 +202,7 @@ impl Lab {
             let blobs = &node.blobs;
             eventually("index", || async move { blobs.usage().index_complete }).await;
         }
-        Self { nodes, dead, _tasks: tasks }
+        Self { nodes, dead, topology, _tasks: tasks }
     }
 
     /// The node with this id.

@@ -135,7 +135,7 @@ async fn sixteen_readers_at_once_share_one_fetch() {
 #[tokio::test]
 async fn wrong_bytes_under_right_checksums_are_never_completed_and_never_kept() {
     for copies in [3, 2] {
-        let options = Options { copies: Some(copies), lying: vec![2] };
+        let options = Options { copies: Some(copies), lying: vec![2], ..Options::default() };
         let lab = Lab::start_with(3, options).await;
         let bytes = if copies == 2 { unwanted(&lab, 1, 2 * MIB) } else { pattern(6, 2 * MIB) };
         let size = bytes.len() as u64;

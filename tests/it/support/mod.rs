@@ -111,6 +111,10 @@ impl TestCluster {
         self.nodes[at].lock().await.as_ref().expect("it runs").meta().local()
     }
 
+    pub(crate) fn config(&self, at: usize) -> &Config {
+        &self.configs[at]
+    }
+
     pub(crate) fn data_dir(&self, at: usize) -> &Path {
         &self.configs[at].node.data_dir
     }
