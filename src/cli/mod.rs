@@ -56,6 +56,11 @@ enum Command {
 enum ClusterCommand {
     /// Show nodes, leader, applied log index and state hash per node, and the state of copies.
     Status(cluster::Status),
+    /// Make, list and take back tokens by which nodes join.
+    #[command(subcommand)]
+    Token(cluster::Tokens),
+    #[command(flatten)]
+    Prepare(cluster::Prepare),
     #[command(flatten)]
     Members(cluster::Members),
 }
@@ -97,6 +102,8 @@ pub fn run() -> ExitCode {
         Command::Dev(options) => dev::run(&options),
         Command::Serve(options) => serve::run(&options),
         Command::Cluster(ClusterCommand::Status(options)) => cluster::run_status(&options),
+        Command::Cluster(ClusterCommand::Token(command)) => command.run(),
+        Command::Cluster(ClusterCommand::Prepare(command)) => command.run(),
         Command::Cluster(ClusterCommand::Members(command)) => command.run(),
         Command::Repair(RepairCommand::Status(options)) => repair::run(&options),
         Command::Gc(command) => gc::run(&command),

@@ -4,6 +4,7 @@
 //! `deploy/rafthold.toml` documents every setting; a test holds it to the defaults below. Each part of the node is handed its
 //! own module's `Config`, made here, so that no other module sees this one. Start reading at [`Config`].
 
+mod cluster;
 mod gc;
 mod parts;
 mod sources;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::Consistency;
 use crate::telemetry;
 
+pub use cluster::Cluster;
 pub use gc::{Gc, Untagged};
 pub use storage::Storage;
 pub use upkeep::{Repair, Scrub};
@@ -202,24 +204,6 @@ impl Default for Rpc {
     }
 }
 
-/// How nodes find each other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cluster {
-    /// How many nodes make a new cluster together; used once, by nodes whose own address is among the seeds.
-    pub bootstrap_expect: u32,
-    /// Addresses (`rpc.advertise`) of the first nodes, this one included; a later node names any that live.
-    pub seeds: Vec<String>,
-    /// The file with the secret by which the first nodes know each other; not set: `secret` in the data directory.
-    pub secret_file: Option<PathBuf>,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self { bootstrap_expect: 1, seeds: Vec::new(), secret_file: None }
-    }
-}
-
 /// The agreement between nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -391,29 +375,6 @@ impl Config {
         self.rpc.advertise.as_deref().map_or(Ok(()), |text| host_port("rpc.advertise", text))
     }
 
-    fn validate_cluster(&self) -> Result<()> {
-        let cluster = &self.cluster;
-        for seed in &cluster.seeds {
-            host_port("cluster.seeds", seed)?;
-        }
-        check(cluster.bootstrap_expect > 0, "cluster.bootstrap_expect", || "it is 0".to_owned())?;
-        let founder = cluster.seeds.contains(&self.rpc_advertised());
-        check(!founder || cluster.seeds.len() == cluster.bootstrap_expect as usize, "cluster.seeds", || {
-            format!(
-                "there are {} seeds, this node among them, and `cluster.bootstrap_expect` is {}: the first nodes of a \
-                 cluster name exactly each other",
-                cluster.seeds.len(),
-                cluster.bootstrap_expect
-            )
-        })?;
-        check(!cluster.seeds.is_empty() || cluster.bootstrap_expect == 1, "cluster.seeds", || {
-            format!("it is empty, and {} nodes are expected", cluster.bootstrap_expect)
-        })?;
-        check(cluster.seeds.is_empty() || cluster.secret_file.is_some(), "cluster.secret_file", || {
-            "set it: nodes that find each other by seeds share one secret file".to_owned()
-        })
-    }
-
     fn validate_storage(&self) -> Result<()> {
         let storage = &self.storage;
         check((1..=16).contains(&storage.copies), "storage.copies", || "it must be from 1 to 16".to_owned())?;
@@ -458,6 +419,12 @@ impl Config {
     pub fn secret_file(&self) -> PathBuf {
         self.cluster.secret_file.clone().unwrap_or_else(|| self.node.data_dir.join("secret"))
     }
+}
+
+/// Reads a duration like `"90s"` or `"24h"`; `None` if the text is not one.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    units::duration::parse(text)
 }
 
 fn check(holds: bool, key: &'static str, problem: impl FnOnce() -> String) -> Result<()> {

@@ -17,6 +17,7 @@ impl Config {
             election_max_ms: millis(self.raft.election_max),
             snapshot_entries: self.raft.snapshot_entries,
             log_entries_kept: self.raft.keep_entries,
+            out_after_ms: millis(self.cluster.out_after),
             ..meta::Config::default()
         }
     }

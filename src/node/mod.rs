@@ -10,6 +10,7 @@ mod door;
 mod doors;
 mod fsck;
 mod machine;
+mod prepare;
 mod run;
 mod shutdown;
 mod start;
@@ -38,6 +39,7 @@ use tasks::Tasks;
 pub use data_dir::DataDirError;
 pub use door::TlsError;
 pub use fsck::{Fsck, FsckError, StateSummary, fsck};
+pub use prepare::{JoinToken, Member, PrepareError, Remains, forget, init, inspect, join, recover};
 pub use run::run;
 pub use tasks::Ended;
 
@@ -102,6 +104,9 @@ pub enum StartError {
     /// The connections between nodes, or this node's identity, cannot be set up.
     #[error("identity")]
     Rpc(#[from] rpc::Error),
+    /// The node knows nobody's secret and has no identity either.
+    #[error("`cluster.secret_file` is not set and this node is no member yet: set it, or run `rafthold cluster join`")]
+    NoSecret,
     /// This node's bytes cannot be opened.
     #[error("blobs")]
     Blobs(#[from] blob::Error),
@@ -124,7 +129,7 @@ impl StartError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Auth(_) => true,
+            Self::Tls(_) | Self::Auth(_) | Self::NoSecret => true,
             Self::Rpc(error) => matches!(
                 error,
                 rpc::Error::SecretExposed { .. } | rpc::Error::SecretShort { .. } | rpc::Error::Expect { .. }

@@ -22,7 +22,7 @@ use crate::meta::Meta;
 use crate::ops::{AdminService, Health, Stage};
 use crate::registry::Registry;
 use crate::replica::Replicas;
-use crate::rpc::{Bootstrap, BootstrapOptions, Bootstrapped, Credentials, Peers, PeersParts, Runtimes, Secret, Server};
+use crate::rpc::{Bootstrap, BootstrapOptions, Bootstrapped, Credentials, Peers, PeersParts, Runtimes, Server};
 use crate::telemetry::Metrics;
 use crate::topology::Topology;
 use crate::upkeep::Upkeep;
@@ -33,7 +33,7 @@ use super::doors::Doors;
 use super::machine::RaftThreads;
 use super::tasks::Tasks;
 use super::wiring::{self, Later};
-use super::{Node, Seams, StartError};
+use super::{Node, Seams, StartError, prepare};
 
 /// What the stop needs of the parts.
 pub(super) struct Parts {
@@ -154,13 +154,8 @@ impl Ground {
     /// Becomes a member of the cluster, or one again.
     async fn find_place(&self, api: SocketAddr) -> Result<(Place, Running), StartError> {
         let (config, env) = (&self.config, &self.env);
-        let secret_file = config.secret_file();
-        let alone = config.cluster.seeds.is_empty() && config.cluster.secret_file.is_none();
-        let (secret_env, exists) = (env.clone(), secret_file.exists());
-        let secret = blocking(move || match alone && !exists {
-            true => Secret::generate(&secret_env, &secret_file),
-            false => Secret::load(&secret_file),
-        });
+        let (secret_env, secret_config) = (env.clone(), config.clone());
+        let secret = blocking(move || prepare::secret(&secret_env, &secret_config)).await?;
         let credentials = Credentials::anonymous(env)?;
         let metrics = self.metrics.register(rpc::Metrics::new);
         let parts = rpc::ServerParts {
@@ -176,11 +171,7 @@ impl Ground {
         let options = BootstrapOptions {
             expect: config.cluster.bootstrap_expect as usize,
             seeds: config.cluster.seeds.clone(),
-            ..BootstrapOptions::new(
-                &config.node.data_dir,
-                wiring::description(config, api, handle.address()),
-                secret.await?,
-            )
+            ..BootstrapOptions::new(&config.node.data_dir, wiring::description(config, api, handle.address()), secret)
         };
         let (open_env, open_credentials) = (env.clone(), credentials.clone());
         let bootstrap = blocking(move || Bootstrap::open(open_env, open_credentials, options)).await?;
@@ -217,6 +208,9 @@ impl Ground {
         place.bootstrap.serve_joins(Arc::new(joins));
         place.bootstrap.mark_started().await?;
         self.critical("certificate renewals", place.bootstrap.clone().renewals(peers.clone()));
+        let alone = meta.clone();
+        let epoch = place.bootstrap.clone().watch_epoch(move || alone.status().leader.is_none());
+        self.tasks.critical("recovery epoch", Box::pin(epoch) as BoxFuture<'_, _>);
         self.critical("addresses", place.bootstrap.keep_addresses(peers.clone(), meta.topology()));
 
         let Copies { gossip, rounds, replicas, upkeep, routes } =
@@ -232,6 +226,8 @@ impl Ground {
             meta: meta.clone(),
             gossip: gossip.clone(),
             peers,
+            credentials: place.credentials.clone(),
+            seed: self.env.seed.clone(),
             blobs: blobs.clone(),
             upkeep: upkeep.clone(),
             copies_wanted: config.storage.copies as usize,

@@ -148,6 +148,15 @@ impl Client {
         self.send(json(Method::POST, path), body.to_string().into()).await
     }
 
+    /// Deletes a document and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    pub async fn delete(&self, path: &str) -> Result<Bytes, Error> {
+        self.send(Request::delete(path), Bytes::new()).await
+    }
+
     async fn send(&self, request: Builder, body: Bytes) -> Result<Bytes, Error> {
         tokio::time::timeout(TIMEOUT, self.send_at_leisure(request, body)).await.unwrap_or(Err(Error::Timeout))
     }

@@ -17,15 +17,17 @@ mod report;
 mod routes;
 mod service;
 mod status;
+mod tokens;
 mod wire;
 
 use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::blob::BlobStore;
+use crate::env::Seed;
 use crate::gossip::Gossip;
 use crate::meta::Meta;
-use crate::rpc::Peers;
+use crate::rpc::{Credentials, Peers};
 use crate::telemetry::Metrics;
 use crate::upkeep::Upkeep;
 
@@ -49,6 +51,10 @@ pub struct Parts {
     pub gossip: Gossip,
     /// The other nodes.
     pub peers: Peers,
+    /// Who this node is, for tokens.
+    pub credentials: Credentials,
+    /// Chance, for tokens.
+    pub seed: Seed,
     /// This node's bytes.
     pub blobs: BlobStore,
     /// This node's bytes compared with what should be.

@@ -3,11 +3,11 @@
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::error::{Refusal, json};
-use super::{Health, Parts, Stage, access, gc, members, openapi, status};
+use super::{Health, Parts, Stage, access, gc, members, openapi, status, tokens};
 
 /// The routes of a node that is not whole yet: it lives, and is not ready.
 pub fn starting(health: Health) -> Router {
@@ -27,6 +27,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/v1/cluster/leader", post(members::leader))
         .route("/api/v1/gc/plan", get(gc::plan))
         .route("/api/v1/gc/run", get(gc::running).post(gc::run))
+        .route("/api/v1/cluster/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/v1/cluster/tokens/{id}", delete(tokens::revoke))
         .route("/api/v1/openapi.json", get(description))
         .method_not_allowed_fallback(|| async { Refusal::METHOD })
         .with_state(parts.clone());

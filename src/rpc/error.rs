@@ -107,6 +107,41 @@ pub enum Error {
         /// This node.
         node: NodeId,
     },
+    /// The cluster went on under a later epoch without this node.
+    #[error(
+        "cluster {cluster} was recovered under epoch {epoch} without this node, which is of epoch {own}: run `rafthold \
+         cluster forget`, then join it anew; its blobs are kept"
+    )]
+    Fenced {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Its epoch now.
+        epoch: u64,
+        /// This node's.
+        own: u64,
+    },
+    /// A seed belongs to a cluster already: a new one is not begun beside it.
+    #[error("seed {seed} belongs to cluster {cluster} already: join that one")]
+    SeedInCluster {
+        /// The seed's address.
+        seed: String,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+    /// A new cluster is not begun in a data directory that belongs to one.
+    #[error("the data directory belongs to node {node} of cluster {cluster} already")]
+    MemberAlready {
+        /// Its cluster.
+        cluster: ClusterId,
+        /// Its id.
+        node: NodeId,
+    },
+    /// A new cluster is not begun by a node that has promised itself to one.
+    #[error("this node has promised itself to cluster {cluster}; if that one will never be, remove the file `promise`")]
+    PromisedAlready {
+        /// That cluster.
+        cluster: ClusterId,
+    },
     /// This node joined by a token and cannot sign certificates.
     #[error("the CA key is not on this node")]
     NoAuthority,

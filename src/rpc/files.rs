@@ -56,6 +56,15 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     attempt().map_err(wrap("write", path))
 }
 
+/// Moves a directory to where another may be, which goes.
+pub(super) fn replace_dir(from: &Path, to: &Path) -> Result<()> {
+    match fs::remove_dir_all(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrap("remove", to)(error)),
+        _ => {}
+    }
+    disk::rename_durable(from, to).map_err(wrap("rename", from))
+}
+
 pub(super) fn remove(path: &Path) -> Result<()> {
     disk::remove_durable(path).map_err(wrap("remove", path))
 }

@@ -194,6 +194,37 @@ pub fn whose(data_dir: &Path) -> Result<Option<(ClusterId, NodeId)>> {
     Ok(Some((file.cluster, file.node)))
 }
 
+/// Reads the identity in a data directory, if there is one; blocks.
+///
+/// # Errors
+///
+/// [`Error::Damaged`], [`Error::Version`], [`Error::Expired`] or [`Error::File`].
+pub fn load_identity(env: &Env, data_dir: &Path) -> Result<Option<Identity>> {
+    IdentityDir::finish_exchange(data_dir)?;
+    Ok(IdentityDir::of(data_dir).load(env)?.map(|(identity, _)| identity))
+}
+
+/// Puts a data directory's node under the next epoch and a new authority, which shuts out whoever has a certificate by the
+/// old one; blocks.
+///
+/// # Errors
+///
+/// As [`load_identity`]; [`Error::NoIdentity`] if there is none. The old identity stands then, or the new one whole.
+pub fn renew_epoch(env: &Env, data_dir: &Path) -> Result<Identity> {
+    IdentityDir::finish_exchange(data_dir)?;
+    let (old, file) = IdentityDir::of(data_dir).load(env)?.ok_or(Error::NoIdentity)?;
+    let uri = NodeUri { epoch: old.uri.epoch + 1, ..old.uri };
+    let renewed = Identity::found(env, uri, old.key.clone())?;
+    // The others' old addresses are of no use: whoever is there answers to another authority.
+    let renewed_file = NodeFile { epoch: uri.epoch, nodes: Vec::new(), initialise: None, ..file };
+    IdentityDir { dir: data_dir.join(NEXT) }.store(&renewed, &renewed_file)?;
+    IdentityDir::finish_exchange(data_dir)?;
+    Ok(renewed)
+}
+
+/// A whole identity that is about to take the place of the old one.
+const NEXT: &str = "identity.next";
+
 /// The identity directory of one data directory. All calls block.
 #[derive(Debug, Clone)]
 pub(super) struct IdentityDir {
@@ -203,6 +234,19 @@ pub(super) struct IdentityDir {
 impl IdentityDir {
     pub(super) fn of(data_dir: &Path) -> Self {
         Self { dir: data_dir.join("identity") }
+    }
+
+    /// Puts a new identity, once it is whole, in the place of the old one; does what a crash left undone.
+    pub(super) fn finish_exchange(data_dir: &Path) -> Result<()> {
+        let (next, own) = (data_dir.join(NEXT), data_dir.join("identity"));
+        if !next.join("node.json").exists() {
+            return Ok(());
+        }
+        // Between the two renames there is none, and no node starts; the next call goes on.
+        if own.exists() {
+            files::replace_dir(&own, &data_dir.join("identity.old"))?;
+        }
+        files::replace_dir(&next, &own)
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -32,7 +32,7 @@ pub use bootstrap::{
 };
 pub use dial::{describe, describe_status};
 pub use error::{Error, Result};
-pub use identity::{Identity, whose};
+pub use identity::{Identity, load_identity, renew_epoch, whose};
 pub use lane::{Lane, Runtimes};
 pub use metrics::Metrics;
 pub use node_uri::NodeUri;

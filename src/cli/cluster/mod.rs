@@ -3,7 +3,9 @@
 //! Owns nothing. Every command but those that prepare a data directory talks to any node's administration interface.
 
 mod members;
+mod prepare;
 mod status;
+mod tokens;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,8 +18,10 @@ use crate::ops::client::{Client, Error};
 use super::print;
 
 pub(super) use members::Command as Members;
+pub(super) use prepare::Command as Prepare;
 pub(super) use status::Options as Status;
 pub(super) use status::run as run_status;
+pub(super) use tokens::Command as Tokens;
 
 /// Which cluster, and how the answer is printed.
 #[derive(Debug, clap::Args)]

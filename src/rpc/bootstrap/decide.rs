@@ -25,6 +25,8 @@ pub(super) struct SeedState {
     pub(super) expect: usize,
     pub(super) stage: Stage,
     pub(super) node: Option<NodeId>,
+    /// The recovery epoch of its cluster; 0 if it is in none, or does not say.
+    pub(super) epoch: u64,
 }
 
 /// What came of asking one seed.
@@ -215,7 +217,10 @@ mod tests {
 
     fn said_as(name: &str, stage: Stage) -> (String, Heard) {
         let instance = u128::from(name.as_bytes()[0]);
-        (name.to_owned(), Heard::Said(SeedState { name: name.to_owned(), instance, expect: 3, stage, node: None }))
+        (
+            name.to_owned(),
+            Heard::Said(SeedState { name: name.to_owned(), instance, expect: 3, stage, node: None, epoch: 0 }),
+        )
     }
 
     fn silent(name: &str) -> (String, Heard) {
@@ -317,8 +322,8 @@ mod tests {
         }
         assert!(matches!(step("a", None, &seeds), Step::Wait(Reason::ExpectDiffers { theirs: 5, own: 3, .. })));
         let twin = |instance| {
-            let state =
-                SeedState { name: "b".into(), instance, expect: 3, stage: Stage::Empty { promise: None }, node: None };
+            let stage = Stage::Empty { promise: None };
+            let state = SeedState { name: "b".into(), instance, expect: 3, stage, node: None, epoch: 0 };
             ("b".to_owned(), Heard::Said(state))
         };
         assert!(matches!(step("a", None, &[empty("a"), twin(7), twin(8)]), Step::Wait(Reason::SameName { .. })));

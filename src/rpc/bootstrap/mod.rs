@@ -8,6 +8,7 @@
 
 mod client;
 mod decide;
+mod epoch;
 mod promise;
 mod proof;
 mod rate;
@@ -199,6 +200,7 @@ impl Bootstrap {
         if options.expect == 0 || (options.expect > 1 && distinct == 0) {
             return Err(Error::Expect { expect: options.expect, seeds: distinct });
         }
+        IdentityDir::finish_exchange(&options.data_dir)?;
         let dir = IdentityDir::of(&options.data_dir);
         let promise_file = PromiseFile(options.data_dir.join("promise"));
         let promise = promise_file.load()?;
@@ -338,6 +340,7 @@ impl Inner {
             expect: self.options.expect,
             stage,
             node: place.identity.as_ref().map(|file| file.node),
+            epoch: place.identity.as_ref().map_or(0, |file| file.epoch),
         }
     }
 

@@ -92,7 +92,7 @@ impl Inner {
     }
 
     /// Asks every seed how it stands.
-    async fn ask_all(self: &Arc<Self>) -> Vec<(String, Heard)> {
+    pub(super) async fn ask_all(self: &Arc<Self>) -> Vec<(String, Heard)> {
         let mut asked = JoinSet::new();
         for (index, seed) in self.options.seeds.iter().enumerate() {
             let (inner, seed) = (self.clone(), seed.clone());
@@ -217,7 +217,7 @@ impl Inner {
     }
 
     /// Makes a new identity durable, then shows it.
-    async fn settle(&self, identity: &Identity, file: NodeFile) -> Result<()> {
+    pub(super) async fn settle(&self, identity: &Identity, file: NodeFile) -> Result<()> {
         let mut place = self.place.lock().await;
         let (dir, stored, written) = (self.dir.clone(), identity.clone(), file.clone());
         blocking(move || dir.store(&stored, &written)).await?;

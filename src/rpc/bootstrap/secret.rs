@@ -60,6 +60,14 @@ impl Secret {
         Ok(Self::of(&bytes))
     }
 
+    /// Draws a secret that nobody else knows: for a node that joined by a token and lets nobody in by a secret.
+    #[must_use]
+    pub fn unknown(env: &Env) -> Self {
+        let mut bytes = [0; BYTES_MIN];
+        env.seed.fill(&mut bytes);
+        Self::of(&bytes)
+    }
+
     pub(super) fn of(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }

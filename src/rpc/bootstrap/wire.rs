@@ -58,6 +58,7 @@ pub(super) fn tell_standing(state: &SeedState) -> Answer {
         cluster,
         initialiser,
         node: state.node.map(|node| node.0).unwrap_or_default(),
+        epoch: state.epoch,
     })
 }
 
@@ -76,6 +77,7 @@ pub(super) fn standing(told: &proto::Standing) -> Option<SeedState> {
         expect: usize::try_from(told.expect).ok()?,
         stage,
         node: (told.node != 0).then_some(NodeId(told.node)),
+        epoch: told.epoch,
     })
 }
 
@@ -241,8 +243,14 @@ mod tests {
             Stage::Forming { cluster },
             Stage::Formed { cluster },
         ] {
-            let state =
-                SeedState { name: "n".to_owned(), instance: u128::MAX - 1, expect: 3, stage, node: Some(NodeId(4)) };
+            let state = SeedState {
+                name: "n".to_owned(),
+                instance: u128::MAX - 1,
+                expect: 3,
+                stage,
+                node: Some(NodeId(4)),
+                epoch: 2,
+            };
             let body = encode_answer(tell_standing(&state));
             let Some(Answer::Standing(told)) = decode_answer(&body) else { panic!("a standing") };
             assert_eq!(standing(&told), Some(state));
