@@ -8,5 +8,6 @@ mod collection;
 mod conformance;
 mod healing;
 mod hostile;
+mod membership;
 mod support;
 mod tidy;

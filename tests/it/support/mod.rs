@@ -68,14 +68,23 @@ impl TestCluster {
 
     /// Starts nodes whose configuration `change` has adapted.
     pub(crate) async fn start_with(count: usize, change: impl Fn(&mut Config)) -> Self {
+        Self::start_some(count, count, change).await
+    }
+
+    /// Starts the first `first` of `count` nodes, which form the cluster; the others may be started later and join it.
+    pub(crate) async fn start_some(count: usize, first: usize, change: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
         write_secret(&dir.path().join("secret"));
         let ports = free_ports(count * 2);
         let mut configs: Vec<Config> = (0..count).map(|at| config(dir.path(), at, &ports, count)).collect();
+        for config in &mut configs {
+            config.cluster.seeds.truncate(first);
+            config.cluster.bootstrap_expect = u32::try_from(first).expect("a few nodes");
+        }
         configs.iter_mut().for_each(change);
         let nodes = configs.iter().map(|_| Mutex::new(None)).collect();
         let cluster = Self { nodes, configs, _dir: dir };
-        join_all((0..count).map(|node| cluster.start_node(node))).await;
+        join_all((0..first).map(|node| cluster.start_node(node))).await;
         cluster
     }
 
@@ -87,6 +96,21 @@ impl TestCluster {
         let node = timeout(PATIENCE, start).await.expect("started in time").expect("started");
         timeout(PATIENCE, node.ready()).await.expect("ready in time");
         *slot = Some(node);
+    }
+
+    /// The configuration of a node, running or not.
+    pub(crate) fn config(&self, at: usize) -> &Config {
+        &self.configs[at]
+    }
+
+    /// The same, to change it before the node is started.
+    pub(crate) fn config_mut(&mut self, at: usize) -> &mut Config {
+        &mut self.configs[at]
+    }
+
+    /// The id of a running node.
+    pub(crate) async fn id(&self, at: usize) -> u64 {
+        self.nodes[at].lock().await.as_ref().expect("it runs").id().0
     }
 
     /// Ends a node as a crash would.
