@@ -98,12 +98,7 @@ impl TestCluster {
         *slot = Some(node);
     }
 
-    /// The configuration of a node, running or not.
-    pub(crate) fn config(&self, at: usize) -> &Config {
-        &self.configs[at]
-    }
-
-    /// The same, to change it before the node is started.
+    /// The configuration of a node, to change it before the node is started.
     pub(crate) fn config_mut(&mut self, at: usize) -> &mut Config {
         &mut self.configs[at]
     }
