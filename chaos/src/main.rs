@@ -69,6 +69,15 @@ enum Scenario {
         #[arg(long, default_value_t = 1024)]
         mebibytes: usize,
     },
+    /// Pushes, mounts, retags, deletes and pulls while collection runs; then looks for lost and for leftover bytes.
+    Soak {
+        /// How long clients run.
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+        /// Seconds between two passes of collection.
+        #[arg(long, default_value_t = 20)]
+        every: u64,
+    },
 }
 
 async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
@@ -81,6 +90,7 @@ async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
         Scenario::QuorumLost => scenario::quorum_lost(&setup).await,
         Scenario::DyingHolder { mebibytes } => scenario::dying_holder(&setup, mebibytes).await,
         Scenario::Memory { streams, mebibytes } => scenario::memory(&setup, streams, mebibytes).await,
+        Scenario::Soak { minutes, every } => scenario::soak(&setup, minutes, every).await,
     }
 }
 

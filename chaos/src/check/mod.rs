@@ -2,3 +2,4 @@
 
 pub(crate) mod acked;
 pub(crate) mod linearizable;
+pub(crate) mod orphans;

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) nodes: usize,
     /// Bytes of a loop-mounted disk per node; `None` keeps data in plain directories.
     pub(crate) disk_bytes: Option<u64>,
+    /// Further sections of every node's configuration.
+    pub(crate) settings: String,
 }
 
 #[derive(Debug)]
@@ -110,12 +112,13 @@ impl Cluster {
                 "[node]\nname = \"{name}\"\nzone = \"z{zone}\"\nregion = \"r1\"\ndata_dir = \"{data}\"\n\n\
                  [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
                  [rpc]\nlisten = \"127.0.0.1:{rpc}\"\nadvertise = \"127.0.0.1:{rpc}\"\n\n\
-                 [cluster]\nbootstrap_expect = {expect}\nseeds = [{seeds}]\nsecret_file = \"{secret}\"\n",
+                 [cluster]\nbootstrap_expect = {expect}\nseeds = [{seeds}]\nsecret_file = \"{secret}\"\n{settings}",
                 zone = at + 1,
                 data = data_dir.display(),
                 expect = options.nodes,
                 seeds = seeds.join(", "),
                 secret = secret.display(),
+                settings = options.settings,
             );
             fs::write(&config, text)?;
             let api = format!("http://127.0.0.1:{api}");

@@ -6,6 +6,7 @@ mod kills;
 mod memory;
 mod power_cuts;
 mod quorum_lost;
+mod soak;
 
 pub(crate) use dying_holder::dying_holder;
 pub(crate) use everything_killed::everything_killed;
@@ -13,6 +14,7 @@ pub(crate) use kills::kills;
 pub(crate) use memory::memory;
 pub(crate) use power_cuts::power_cuts;
 pub(crate) use quorum_lost::quorum_lost;
+pub(crate) use soak::soak;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +40,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     fn options(&self, disk_bytes: Option<u64>) -> Options {
-        Options { binary: self.binary.clone(), dir: self.dir.clone(), nodes: 3, disk_bytes }
+        Options { binary: self.binary.clone(), dir: self.dir.clone(), nodes: 3, disk_bytes, settings: String::new() }
     }
 }
 

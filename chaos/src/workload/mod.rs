@@ -1,5 +1,6 @@
 //! Seeded clients over all nodes, and the book they keep of what was acknowledged.
 
+pub(crate) mod churn;
 mod image;
 mod register;
 
