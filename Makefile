@@ -45,8 +45,10 @@ chaos: release ## A short run of every fault (root: mounts loop devices); about 
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) quorum-lost
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 3 --all 3
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) dying-holder --mebibytes 1024
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) soak --minutes 2 --every 10
 
 chaos-long: release ## What the README's figures come from: more kills and cuts, and memory under load (root).
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) kills --count 20
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 10 --all 10
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) --clients 10 soak --minutes 30 --every 20
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) memory --streams 64 --mebibytes 1024
