@@ -156,6 +156,10 @@ impl Core {
             Ok(answer) => Some(answer),
             Err(status) => {
                 tracing::debug!(peer = leader.0, error = status.message(), "read index not answered");
+                // Ids are never used again: who was removed stays so, and needs not knock for ever.
+                if status.code() == tonic::Code::PermissionDenied {
+                    self.fail(Failure::Removed);
+                }
                 None
             }
         }

@@ -127,6 +127,9 @@ pub enum Failure {
         /// What it said.
         reason: String,
     },
+    /// The cluster has removed this node (R21).
+    #[error("this node was removed from the cluster: its data directory is of no more use to it")]
+    Removed,
     /// This node's state differs from the majority's (P8). Its state is kept for whoever looks into it.
     #[error("the state differs from the majority's at log index {index}")]
     Diverged {

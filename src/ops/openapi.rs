@@ -161,6 +161,7 @@ fn node() -> Value {
             "repair_bytes_left": integer(),
             "repair_bytes_per_second": integer(),
             "repair_eta_seconds": integer(),
+            "certificate_seconds_left": integer(),
             "plan": members::plan(),
             "drain": members::drain(),
             "scrub": scrub(),

@@ -39,7 +39,55 @@ pub(super) fn paths() -> Map<String, Value> {
         } } },
     });
     paths.insert(node("losses"), json!({ "get": losses }));
+    paths.extend(tokens());
     paths
+}
+
+/// The paths about join tokens.
+fn tokens() -> [(String, Value); 2] {
+    let create = json!({
+        "type": "object",
+        "properties": {
+            "ttl_seconds": { "type": "integer", "minimum": 1, "default": 3600 },
+            "role": { "enum": ["voter", "learner"], "default": "voter" },
+        },
+    });
+    let mut create = post("Makes a token by which one node may join; the answer shows it this once.", &create, false);
+    create["responses"]["200"]["content"]["application/json"]["schema"] = token(true);
+    let listed = json!({ "type": "object", "properties": { "tokens": { "type": "array", "items": token(false) } } });
+    let list = json!({
+        "summary": "Lists the tokens, without what would let anybody use them.",
+        "responses": { "200": {
+            "description": "The tokens.", "content": { "application/json": { "schema": listed } },
+        } },
+    });
+    let revoke = json!({
+        "summary": "Takes a token back.",
+        "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+        "responses": {
+            "200": { "description": "It is good for nothing any more." },
+            "404": { "description": "There is no such token." },
+        },
+    });
+    [
+        ("/api/v1/cluster/tokens".to_owned(), json!({ "get": list, "post": create })),
+        ("/api/v1/cluster/tokens/{id}".to_owned(), json!({ "delete": revoke })),
+    ]
+}
+
+fn token(made: bool) -> Value {
+    let mut properties = json!({
+        "id": { "type": "string" },
+        "role": { "enum": ["voter", "learner"] },
+        "expires_in_seconds": { "type": "integer" },
+    });
+    if made {
+        properties["token"] = json!({ "type": "string" });
+    } else {
+        properties["expired"] = json!({ "type": "boolean" });
+        properties["used_by"] = json!({ "type": ["integer", "null"], "description": "A node's id." });
+    }
+    json!({ "type": "object", "properties": properties })
 }
 
 fn parameter() -> Value {

@@ -45,6 +45,8 @@ pub struct Report {
     pub(super) notices: Vec<String>,
     /// How far leaving nodes are, as the leader sees it.
     pub(super) drains: Drains,
+    /// How long the node's certificate is still good.
+    pub(super) certificate_seconds_left: Option<u64>,
     pub(super) scrubbed: u64,
     pub(super) scrub_bad: u64,
     pub(super) scrub_percent: u64,
@@ -133,6 +135,7 @@ pub(super) fn own(parts: &Parts) -> Report {
         seconds_left: progress.seconds_left,
         notices: parts.meta.notices(),
         drains: Drains::clone(&parts.upkeep.drains().borrow()),
+        certificate_seconds_left: parts.credentials.life_left().map(|left| left.as_secs()),
         reaped: Reclaimed { files: reaped.blobs, bytes: reaped.blob_bytes },
         waiting: Reclaimed { files: reaped.waiting, bytes: reaped.waiting_bytes },
         collection: Pass::of(&parts.upkeep.collection()),

@@ -13,6 +13,9 @@ use crate::upkeep::{Drain, Survey};
 
 use super::{Parts, Report, gc, report, wire};
 
+/// A certificate is renewed when a third of its year is left; under this something is wrong.
+const CERTIFICATE_DAYS_MIN: u64 = 60;
+
 /// Asks all nodes and puts the answers together; takes at most about a second.
 pub(super) async fn cluster(parts: &Parts) -> Value {
     let own = report::own(parts);
@@ -165,6 +168,7 @@ impl Seen<'_> {
             "repair_bytes_left": report.map(|report| report.bytes_left),
             "repair_bytes_per_second": report.map(|report| report.bytes_per_second),
             "repair_eta_seconds": report.and_then(|report| report.seconds_left),
+            "certificate_seconds_left": report.and_then(|report| report.certificate_seconds_left),
             "plan": self.plan_of(node.id),
             "drain": self.drain_of(node.id),
             "scrub": report.map(scrub),
@@ -246,6 +250,14 @@ impl Seen<'_> {
             }
             if report.audit_problems.is_some_and(|problems| problems > 0) {
                 warnings.push(format!("node {} counts links wrong: it collects nothing", report.node));
+            }
+            if let Some(days) =
+                report.certificate_seconds_left.map(|left| left / 86_400).filter(|days| *days < CERTIFICATE_DAYS_MIN)
+            {
+                warnings.push(format!(
+                    "the certificate of node {} is good for {days} days only and was not renewed",
+                    report.node
+                ));
             }
             if report.disk_suspect {
                 warnings.push(format!("the disk of node {} has failed a write", report.node));

@@ -60,6 +60,7 @@ impl TryFrom<ReportResponse> for Report {
             bytes_per_second: wire.bytes_per_second,
             seconds_left: wire.seconds_left,
             notices: wire.notices,
+            certificate_seconds_left: wire.certificate_seconds_left,
             drains: wire.drains.iter().map(|drain| (NodeId(drain.node), drain.into())).collect(),
             reaped: Reclaimed { files: wire.reaped_files, bytes: wire.reaped_bytes },
             waiting: Reclaimed { files: wire.waiting_files, bytes: wire.waiting_bytes },
@@ -105,6 +106,7 @@ impl From<Report> for ReportResponse {
             bytes_per_second: report.bytes_per_second,
             seconds_left: report.seconds_left,
             notices: report.notices,
+            certificate_seconds_left: report.certificate_seconds_left,
             drains: report.drains.iter().map(|(node, drain)| drain_report(*node, drain)).collect(),
             reaped_files: report.reaped.files,
             reaped_bytes: report.reaped.bytes,
@@ -125,12 +127,13 @@ impl From<Report> for ReportResponse {
 impl From<&DrainReport> for Drain {
     fn from(wire: &DrainReport) -> Self {
         let DrainReport { node: _, total, left, left_bytes, only_here, uploads } = *wire;
-        Self { began: 0, total, left, left_bytes, only_here, uploads }
+        // What is left out is the leader's own business.
+        Self { total, left, left_bytes, only_here, uploads, ..Self::default() }
     }
 }
 
 fn drain_report(node: NodeId, drain: &Drain) -> DrainReport {
-    let Drain { began: _, total, left, left_bytes, only_here, uploads } = *drain;
+    let Drain { total, left, left_bytes, only_here, uploads, .. } = *drain;
     DrainReport { node: node.0, total, left, left_bytes, only_here, uploads }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -109,6 +109,13 @@ impl Credentials {
     #[must_use]
     pub fn identity(&self) -> Option<Identity> {
         self.current().identity.clone()
+    }
+
+    /// How long this node's certificate is still good; nothing before it has one.
+    #[must_use]
+    pub fn life_left(&self) -> Option<Duration> {
+        let identity = self.identity()?;
+        ca::life_left(identity.certificate(), self.clock.0.now()).ok()
     }
 
     pub(super) fn current(&self) -> Arc<Current> {

@@ -42,13 +42,15 @@ pub struct Drain {
     pub only_here: u64,
     /// Uploads under way that keep bytes on it.
     pub uploads: u64,
+    /// Whether it was to leave long enough before the look that no push still ends on it.
+    pub settled: bool,
 }
 
 impl Drain {
     /// Whether the node may go.
     #[must_use]
     pub const fn is_done(&self) -> bool {
-        self.left == 0 && self.uploads == 0
+        self.left == 0 && self.uploads == 0 && self.settled
     }
 }
 
@@ -119,10 +121,7 @@ impl Upkeep {
             }
             let mut drains = self.look_at(&leaving).await;
             for (node, drain) in &mut drains {
-                if since.get(node).is_none_or(|since| now.duration_since(*since) < SETTLED_AFTER) {
-                    // What it says is shown, and does not count yet.
-                    drain.uploads += 1;
-                }
+                drain.settled = since.get(node).is_some_and(|since| now.duration_since(*since) >= SETTLED_AFTER);
             }
             self.0.drains.send_replace(Arc::new(drains));
             sleep(REST).await;

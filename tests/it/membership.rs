@@ -373,9 +373,40 @@ async fn a_decommissioned_node_takes_nothing_with_it() {
     operate(&cluster, &door, (leaver, &path), json!({})).await;
     let gone = async || !all(&status(&door, 0).await).contains(&id);
     cluster.eventually("it is gone", gone).await;
-    cluster.kill(leaver).await;
+    let ended = cluster.ended(leaver).await;
+    assert!(ended.contains("removed from the cluster"), "{ended}");
     for digest in &digests {
         let copies = (0..3).filter(|node| blob_file(cluster.data_dir(*node), digest).exists()).count();
         assert!(copies >= 2, "{copies} copies of {digest}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_away_counts_out_and_one_that_is_back_in_and_an_operators_word_stands() {
+    let cluster = TestCluster::start_with(3, |config| config.cluster.out_after = Duration::from_secs(1)).await;
+    let door = Door::new(cluster.api_addresses());
+    let leader = cluster.leader().await;
+    let (away, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (id, other_id) = (cluster.id(away).await, cluster.id(other).await);
+    let placement = async |node: u64| {
+        let status = status(&door, leader).await;
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let found = nodes.into_iter().find(|at| at["id"] == node).unwrap_or_default();
+        found["placement"].as_str().unwrap_or_default().to_owned()
+    };
+    cluster.kill(away).await;
+    cluster.eventually("it counts out", async || placement(id).await == "out").await;
+    // Bytes need not wait for it.
+    door.push_blob_at("it/out", b"bytes", leader).await;
+    cluster.start_node(away).await;
+    cluster.eventually("it counts in", async || placement(id).await == "in").await;
+    let path = format!("/api/v1/cluster/nodes/{other_id}/out");
+    operate(&cluster, &door, (leader, &path), json!({})).await;
+    assert_eq!(placement(other_id).await, "out");
+    cluster.kill(away).await;
+    cluster.eventually("the other counts out", async || placement(id).await == "out").await;
+    assert_eq!(placement(other_id).await, "out", "it lives, and was told to stay out");
+    let path = format!("/api/v1/cluster/nodes/{other_id}/in");
+    operate(&cluster, &door, (leader, &path), json!({})).await;
+    assert_eq!(placement(other_id).await, "in");
 }

@@ -495,3 +495,42 @@ async fn a_token_is_told_only_to_a_node_of_its_own_cluster() {
     assert!(refused.to_string().contains("the token is unknown"), "{refused}");
     assert!(!dir.path().join("identity/node.json").exists());
 }
+
+fn peers_of(credentials: &Credentials, known: BTreeMap<NodeId, String>) -> Peers {
+    let (_, topology) = watch::channel(Arc::new(Topology::default()));
+    Peers::new(crate::rpc::PeersParts {
+        env: env(),
+        credentials: credentials.clone(),
+        runtimes: crate::rpc::Runtimes::current(),
+        topology,
+        known,
+        metrics: crate::rpc::Metrics::default(),
+    })
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_sign_has_its_certificate_signed_by_one_that_can_unless_it_was_removed() {
+    let fleet = Fleet::new(&["a", "b"], 1).await;
+    let (first, agreed, token) = cluster_with_token(&fleet).await;
+    let (dir, seeds) = (fleet.places[1].dir.path(), [fleet.places[0].address.clone()]);
+    let joined = join_by_token(&env(), dir, fleet.options(1).node, (&token, &seeds)).await.unwrap();
+    let identity = first.bootstrap.inner.credentials.identity().unwrap();
+    let known = BTreeMap::from([(identity.node(), fleet.places[0].address.clone())]);
+    let credentials = Credentials::of(&env(), joined.clone()).unwrap();
+    let peers = peers_of(&credentials, known);
+    let request = || RenewRequest { certificate_request: joined.request().unwrap().into() };
+    let mut client = BootstrapClient::new(peers.channel(identity.node(), Lane::Control).unwrap());
+    let renewed = client.renew(request()).await.unwrap().into_inner();
+    let renewed = joined.with_certificate(&env(), renewed.certificate_pem).unwrap();
+    assert_eq!((renewed.node(), renewed.key_fingerprint()), (joined.node(), joined.key_fingerprint()));
+    agreed.nodes.lock().unwrap().clear();
+    assert_eq!(client.renew(request()).await.unwrap_err().code(), tonic::Code::PermissionDenied);
+    // Without a certificate nobody is signed for.
+    let asker = Credentials::anonymous(&env()).unwrap();
+    let secret = Secret::of(&[7; 32]);
+    let env = env();
+    let session = Asker { env: &env, credentials: &asker, secret: &secret }.open(&seeds[0], SOON).await.unwrap();
+    let status = session.client.clone().renew(request()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+}

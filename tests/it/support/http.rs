@@ -83,6 +83,12 @@ impl Door {
         digest
     }
 
+    /// The same, at one node.
+    pub(crate) async fn push_blob_at(&self, repository: &str, bytes: &[u8], node: usize) {
+        let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(bytes));
+        self.post(path).at(node).body(bytes).send().await.expect_status(201);
+    }
+
     /// Opens an upload session and returns its location.
     pub(crate) async fn start_upload(&self, repository: &str) -> String {
         self.post(format!("/v2/{repository}/blobs/uploads/")).send().await.expect_status(202).location()

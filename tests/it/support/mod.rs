@@ -108,6 +108,12 @@ impl TestCluster {
         self.nodes[at].lock().await.as_ref().expect("it runs").id().0
     }
 
+    /// Waits until a running node ends by itself, and says why it did.
+    pub(crate) async fn ended(&self, at: usize) -> String {
+        let node = self.nodes[at].lock().await.take().expect("it runs");
+        timeout(PATIENCE, node.ended()).await.expect("ended in time").to_string()
+    }
+
     /// Ends a node as a crash would.
     pub(crate) async fn kill(&self, at: usize) {
         self.nodes[at].lock().await.take();
