@@ -40,6 +40,12 @@ pub enum PrepareError {
         /// The directory.
         path: PathBuf,
     },
+    /// The cluster had removed the node before its quorum was lost.
+    #[error("node {node} was removed from the cluster: recover another one")]
+    Removed {
+        /// The node.
+        node: NodeId,
+    },
     /// The filesystem refused.
     #[error("{doing} {path}", path = path.display())]
     Io {
@@ -166,8 +172,11 @@ pub async fn recover(config: &Config, seams: &Seams) -> Result<Member, PrepareEr
     let _lock = lock(config)?;
     let (env, data_dir) = (env(seams), &config.node.data_dir);
     let before = member(config, seams)?;
-    // What cannot be read must not be given a new identity.
-    remains::inspect(data_dir, before.cluster).await?;
+    // What cannot go on must not be given a new identity.
+    let remains = remains::inspect(data_dir, before.cluster).await?;
+    if !remains.nodes.iter().any(|node| node.id == before.node) {
+        return Err(PrepareError::Removed { node: before.node });
+    }
     let identity = rpc::renew_epoch(&env, data_dir)?;
     let seed = env.seed.clone();
     remains::take_over(data_dir, (before.cluster, before.node), move || seed.draw_u128()).await?;

@@ -201,9 +201,17 @@ async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<
         },
     };
     if status != StatusCode::OK {
-        return Err(Error::Refused { status, body: String::from_utf8_lossy(&body).into_owned() });
+        return Err(Error::Refused { status, body: message_of(&body) });
     }
     Ok(body)
+}
+
+/// What an error answer says: its message if it is one of this interface, else all of it.
+fn message_of(body: &[u8]) -> String {
+    let message = serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
+    message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
 }
 
 fn trust(ca: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
@@ -244,6 +252,12 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_answer_is_told_by_its_message() {
+        assert_eq!(message_of(br#"{"error":{"code":"c","message":"no quorum"}}"#), "no quorum");
+        assert_eq!(message_of(b"not found\n"), "not found\n");
+    }
 
     #[test]
     fn base64_is_as_rfc_4648_has_it() {
