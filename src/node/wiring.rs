@@ -39,7 +39,7 @@ pub(super) fn meta_hooks(env: &Env, upkeep: Later<Upkeep>, gossip: Later<Gossip>
         bodies_complete: Arc::new(move |applied| {
             complete.get().is_some_and(|upkeep| upkeep.progress().borrow().bodies_are_complete(applied))
         }),
-        bodies_to: Arc::new(move || bodies.get().map_or(0, |upkeep| upkeep.progress().borrow().bodies_to())),
+        bodies_to: Arc::new(move || bodies.get().map_or(0, |upkeep| upkeep.progress().borrow().bodies_to)),
         sight: Arc::new(move |node| {
             let liveness = gossip.get().and_then(|gossip| Some(gossip.members().borrow().get(&node)?.liveness));
             match liveness {

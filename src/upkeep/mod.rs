@@ -122,12 +122,6 @@ impl Progress {
     pub const fn bodies_are_complete(&self, applied: u64) -> bool {
         self.compared && self.missing_bodies == 0 && self.followed > 0 && self.followed >= applied
     }
-
-    /// Up to which log index every manifest body that was put is here; 0 if that is not known.
-    #[must_use]
-    pub const fn bodies_to(&self) -> u64 {
-        if self.compared && self.missing_bodies == 0 { self.followed } else { 0 }
-    }
 }
 
 /// What upkeep is built on.
