@@ -77,6 +77,9 @@ enum Scenario {
         /// Seconds between two passes of collection.
         #[arg(long, default_value_t = 20)]
         every: u64,
+        /// Kills a node with each pass, and starts it again.
+        #[arg(long)]
+        kills: bool,
     },
 }
 
@@ -90,7 +93,7 @@ async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
         Scenario::QuorumLost => scenario::quorum_lost(&setup).await,
         Scenario::DyingHolder { mebibytes } => scenario::dying_holder(&setup, mebibytes).await,
         Scenario::Memory { streams, mebibytes } => scenario::memory(&setup, streams, mebibytes).await,
-        Scenario::Soak { minutes, every } => scenario::soak(&setup, minutes, every).await,
+        Scenario::Soak { minutes, every, kills } => scenario::soak(&setup, (minutes, every), kills).await,
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::ops::client::Error;
 
-use super::endpoint::Endpoint;
+use super::cluster::Target;
 use super::print;
 
 /// How often a pass that takes long is asked about.
@@ -26,7 +26,7 @@ pub(super) enum GcCommand {
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanOptions {
     #[command(flatten)]
-    endpoint: Endpoint,
+    target: Target,
     /// Say what keeps this: a digest, or `<repository>@<digest>`.
     #[arg(long, value_name = "DIGEST")]
     explain: Option<String>,
@@ -39,19 +39,19 @@ pub(super) struct PlanOptions {
 #[derive(Debug, clap::Args)]
 pub(super) struct RunOptions {
     #[command(flatten)]
-    endpoint: Endpoint,
+    target: Target,
 }
 
 /// Runs the command.
 pub(super) fn run(command: &GcCommand) -> ExitCode {
     let done = super::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(ask(command)));
-    let (endpoint, table): (_, fn(&Value) -> String) = match command {
-        GcCommand::Plan(options) if options.explain.is_some() => (&options.endpoint, explained),
-        GcCommand::Plan(options) => (&options.endpoint, planned),
-        GcCommand::Run(options) => (&options.endpoint, collected),
+    let (target, table): (_, fn(&Value) -> String) = match command {
+        GcCommand::Plan(options) if options.explain.is_some() => (&options.target, explained),
+        GcCommand::Plan(options) => (&options.target, planned),
+        GcCommand::Run(options) => (&options.target, collected),
     };
     match done {
-        Ok(answer) if endpoint.wants_json() => {
+        Ok(answer) if target.wants_json() => {
             print::line(&serde_json::to_string_pretty(&answer).expect("JSON prints"));
             verdict(&answer)
         }
@@ -75,10 +75,10 @@ async fn ask(command: &GcCommand) -> Result<Value, Error> {
                 Some(subject) => format!("/api/v1/gc/plan?explain={}", escaped(subject)),
                 None => format!("/api/v1/gc/plan?limit={}", options.limit),
             };
-            json(&options.endpoint.client()?.get(&path).await?)
+            json(&options.target.client()?.get(&path).await?)
         }
         GcCommand::Run(options) => {
-            let client = options.endpoint.client()?;
+            let client = options.target.client()?;
             let mut pass = json(&client.post("/api/v1/gc/run", &serde_json::json!({})).await?)?;
             while pass["running"] == true {
                 tokio::time::sleep(ASK_EVERY).await;

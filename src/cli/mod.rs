@@ -5,7 +5,6 @@
 
 mod cluster;
 mod dev;
-mod endpoint;
 mod fsck;
 mod gc;
 mod print;

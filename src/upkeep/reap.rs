@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::blob::{DeletePermit, Item};
-use crate::meta::State;
+use crate::meta::{COMMAND_LIFE_MS, State};
 use crate::oci::{Digest, ExtentId};
 
 use super::Upkeep;
@@ -45,6 +45,9 @@ impl Upkeep {
     pub async fn reap(self) {
         let mut ticks = interval(self.0.config.reap_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if self.0.config.reap_grace < Duration::from_millis(COMMAND_LIFE_MS) {
+            tracing::warn!("gc.grace is shorter than a command may live: for tests only, bytes may be lost");
+        }
         let mut extents = Unlinked::default();
         let mut blobs = Unlinked::default();
         loop {

@@ -20,21 +20,23 @@ const LEASE: Duration = Duration::from_secs(30);
 /// What hangs on something untagged goes step by step: index, child, blob, file.
 const SETTLE: Duration = Duration::from_secs(600);
 
-/// Short periods, so that everything that takes hours happens in minutes. The grace is shorter than a command may live: no
-/// node dies here in the middle of one.
-fn settings(every: u64) -> String {
+/// Short periods, so that everything that takes hours happens in minutes. Where nodes die in the middle of commands, the grace
+/// and the pins are longer than a command may live.
+fn settings(every: u64, grace: u64) -> String {
     format!(
-        "\n[gc]\nevery = \"{every}s\"\nlease = \"{}s\"\nuntagged = \"40s\"\ngrace = \"20s\"\n\n\
-         [storage]\npin = \"20s\"\nfree_min = \"64MiB\"\nfree_reserve = \"32MiB\"\n\n[registry]\nupload_ttl = \"60s\"\n",
+        "\n[gc]\nevery = \"{every}s\"\nlease = \"{}s\"\nuntagged = \"40s\"\ngrace = \"{grace}s\"\n\n\
+         [storage]\npin = \"{grace}s\"\nfree_min = \"64MiB\"\nfree_reserve = \"32MiB\"\n\n[registry]\nupload_ttl = \"60s\"\n",
         LEASE.as_secs(),
     )
 }
 
 /// Lets clients run for `minutes` with a pass of collection every `every` seconds by the leader, and one more at each node in
-/// turn; then stops them, waits until everything unneeded has gone, and lists the disks.
-pub(crate) async fn soak(setup: &Setup, minutes: u64, every: u64) -> Result<()> {
-    let options = crate::cluster::Options { settings: settings(every), ..setup.options(None) };
-    let cluster = Cluster::start(&options).await?;
+/// turn, of which one is killed each time where `kills` says so; then stops them, waits until everything unneeded has gone,
+/// and lists the disks.
+pub(crate) async fn soak(setup: &Setup, (minutes, every): (u64, u64), kills: bool) -> Result<()> {
+    let grace = if kills { 80 } else { 20 };
+    let options = crate::cluster::Options { settings: settings(every, grace), ..setup.options(None) };
+    let mut cluster = Cluster::start(&options).await?;
     let client = Client::new(cluster.apis());
     // A client may rely on what it is told for half a lease.
     let churning = Churning::start(cluster.apis(), setup.seed, setup.clients, LEASE / 2);
@@ -47,10 +49,16 @@ pub(crate) async fn soak(setup: &Setup, minutes: u64, every: u64) -> Result<()> 
         let answer = client.send(node, (Method::POST, "/api/v1/gc/run"), &[], Bytes::new()).await?;
         ensure!(answer.status == 200, "gc run at node {}: {}", node + 1, answer.status);
         let pass: serde_json::Value = serde_json::from_slice(&answer.body)?;
-        // Until all nodes have said that they know how, a pass may end at once.
-        ensure!(passes < 3 || pass["failed"].is_null(), "gc run at node {}: {pass}", node + 1);
+        // Until all nodes have said that they know how, and where a leader just died, a pass may end at once.
+        ensure!(kills || passes < 3 || pass["failed"].is_null(), "gc run at node {}: {pass}", node + 1);
         collected += pass["blobs"].as_u64().unwrap_or(0) + pass["manifests"].as_u64().unwrap_or(0);
         passes += 1;
+        if kills {
+            cluster.kill(node).await?;
+            tokio::time::sleep(Duration::from_secs(every / 4)).await;
+            cluster.start_node(node)?;
+            cluster.wait_ready(node, Duration::from_secs(60)).await?;
+        }
     }
     let (ledger, churn) = churning.stop().await;
     let live = churn.live();

@@ -61,7 +61,17 @@ enum Failed {
 }
 
 impl Target {
-    fn client(&self) -> Result<Client, Error> {
+    /// Whether a script reads the answer.
+    pub(super) fn wants_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
+    /// Prepares to ask the node.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::new`].
+    pub(super) fn client(&self) -> Result<Client, Error> {
         Ok(Client::new(&self.endpoint, self.ca.as_deref())?.with_login_from(|name| std::env::var(name).ok()))
     }
 

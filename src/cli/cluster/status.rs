@@ -55,9 +55,11 @@ fn tables(status: &Value) -> String {
     text.push('\n');
     text.push_str(&print::table(&rows));
     text.push('\n');
-    for (section, keys) in
-        [("blobs", ["under_replicated", "over_replicated", "lost"]), ("repair", ["queue", "running", "fetched"])]
-    {
+    for (section, keys) in [
+        ("blobs", ["under_replicated", "over_replicated", "lost"]),
+        ("repair", ["queue", "running", "fetched"]),
+        ("gc", ["reaped_files", "reaped_bytes", "waiting_files"]),
+    ] {
         let values = keys.iter().map(|key| format!("{} {}", key.replace('_', " "), cell(&status[section], key)));
         text.push_str(&format!("{section}: {}\n", values.collect::<Vec<_>>().join(", ")));
     }

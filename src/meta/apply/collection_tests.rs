@@ -1,7 +1,7 @@
 //! What collection takes and what it must leave, one fact a test, and against a model that knows nothing of its rules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use crate::meta::command::{
     CollectionRules, Command, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection, RequestId,
     Response,
 };
-use crate::meta::{Fate, Keeper, State};
+use crate::meta::{Fate, Keeper, Miscount, Recount, State};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::topology::ClusterId;
 
@@ -405,6 +405,64 @@ fn a_walk_in_pages_finds_what_a_walk_in_one_does() {
     }
     let going = whole.unnamed.iter().filter(|link| link.until.is_none()).count();
     assert_eq!((going, whole.unnamed.iter().filter(|link| link.manifest).count()), (38, 5));
+}
+
+fn marked(state: &State, rows: usize) -> Vec<Miscount> {
+    let mut recount = Recount::new(Arc::new(state.clone()));
+    while !recount.step(rows) {}
+    recount.found().1.to_vec()
+}
+
+#[test]
+fn a_full_mark_finds_nothing_wrong_with_a_state_and_each_thing_that_is() {
+    let mut fixture = Fixture::open();
+    for n in 0..30 {
+        fixture.link("r", n);
+        fixture.link("s", n / 2);
+    }
+    fixture.put(manifest(100, &[1, 2], &["t"]));
+    fixture.put(index(101, &[100], &["u"]));
+    for rows in [1, 3, 10_000] {
+        assert_eq!(marked(&fixture.state, rows), vec![]);
+    }
+    let broken = |breaks: &dyn Fn(&mut State)| {
+        let mut state = fixture.state.clone();
+        breaks(&mut state);
+        marked(&state, 7)
+    };
+    let links = broken(&|state| state.contents.get_mut(&digest(1)).unwrap().blobs = 1);
+    assert_eq!(links, [Miscount::Links { digest: digest(1), kept: (1, 0), found: (2, 0) }]);
+    let gone = broken(&|state| drop(state.contents.remove(&digest(100))));
+    assert_eq!(gone, [Miscount::Links { digest: digest(100), kept: (0, 0), found: (0, 1) }]);
+    let name = repository("r");
+    let named = broken(&|state| {
+        let repository = state.repositories.get_mut(&name).unwrap();
+        let row = repository.named.first().unwrap().clone();
+        repository.named.remove(&row);
+    });
+    assert!(matches!(named.as_slice(), [Miscount::Named { .. }]), "{named:?}");
+    let missing = broken(&|state| {
+        state.repositories.get_mut(&name).unwrap().blobs.remove(&digest(2));
+    });
+    let expected = Miscount::Missing { repository: name.clone(), manifest: digest(100), digest: digest(2) };
+    assert!(missing.contains(&expected), "{missing:?}");
+    let untagged = broken(&|state| drop(state.repositories.get_mut(&name).unwrap().manifests.remove(&digest(101))));
+    assert!(untagged.contains(&Miscount::Tag { repository: name.clone(), digest: digest(101) }), "{untagged:?}");
+}
+
+#[test]
+fn the_forms_in_the_log_and_in_snapshots_are_what_other_binaries_read() {
+    let first = |bytes: Vec<u8>| bytes[0];
+    let collect = Command::Collect { repository: repository("r"), blobs: vec![], manifests: vec![], rules: DELETE };
+    let renew = Command::RenewLeases { links: vec![] };
+    assert_eq!(first(postcard::to_stdvec(&Command::RaiseFeatureLevel { level: 2 }).unwrap()), 18);
+    assert_eq!((first(postcard::to_stdvec(&renew).unwrap()), postcard::to_stdvec(&collect).unwrap().len()), (23, 10));
+    let response = Response::Collected { blobs: 1, manifests: 2, bytes: 3 };
+    assert_eq!(postcard::to_stdvec(&response).unwrap(), [7, 1, 2, 3]);
+    // The row of a blob link is as the first version wrote it: a lease is the time that it had from the start.
+    let link = crate::meta::BlobLink { size: 10, at: LogTime(7) };
+    let row = crate::meta::encode_record(&crate::meta::Record::Blob(repository("r"), digest(1), link));
+    assert_eq!((&row[..4], &row[row.len() - 2..]), (&[1, 4, 1, b'r'][..], &[10, 7][..]));
 }
 
 /// What a manifest of the model consists of: a number stands for a body, so it never changes.
