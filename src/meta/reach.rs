@@ -250,7 +250,7 @@ impl State {
                 page.next = Some(LinkPlace { repository: name.clone(), blobs: false, after: None });
                 return page;
             }
-            page.next = repository.unnamed(name, place, limit, (rules, now), &mut page);
+            page.next = repository.unnamed((name, place), limit, (rules, now), &mut page);
             if page.next.is_some() {
                 return page;
             }
@@ -263,8 +263,7 @@ impl Repository {
     /// Adds what nothing names to a page until that is full; returns where to go on in this repository.
     fn unnamed(
         &self,
-        name: &RepositoryName,
-        place: Option<&LinkPlace>,
+        (name, place): (&RepositoryName, Option<&LinkPlace>),
         limit: usize,
         (rules, now): (&CollectionRules, LogTime),
         page: &mut LinkPage,

@@ -94,6 +94,46 @@ impl StateBuilder {
                 expect(!state.repositories.contains(&name), "a second one")?;
                 state.put_repository(&name, row);
             }
+            link @ (Record::Blob(..)
+            | Record::Manifest(..)
+            | Record::Lease(..)
+            | Record::Tag(..)
+            | Record::TagEvent(..)) => self.try_push_link(link)?,
+            Record::Upload(id, upload) => {
+                expect(!state.uploads.contains(&id), "a second one")?;
+                let mut upload = Arc::unwrap_or_clone(upload);
+                upload.extents.clear();
+                state.put_upload(id, upload);
+            }
+            Record::Extent(id, extent) => {
+                let upload = state.uploads.get(&id).ok_or("its session is missing")?;
+                expect(upload.closed.is_none(), "its session is closed")?;
+                expect(extent_end(upload) == Some(extent.offset), "not where the last one ends")?;
+                expect(!state.extents.contains(&extent.id), "a second one")?;
+                state.put_extent(id, &extent);
+            }
+            Record::Outcome(id, row) => {
+                expect(!state.outcomes.contains(&id), "a second one")?;
+                state.put_outcome(id, OutcomeRow::clone(&row));
+            }
+            Record::Plan(plan) => {
+                expect(*state.plan == Plan::default(), "a second one")?;
+                expect(plan != Plan::default(), "it says nothing")?;
+                expect(plan.nodes.keys().all(|node| state.nodes.contains(node)), "it names no node")?;
+                state.put_plan(plan);
+            }
+            Record::Token(token, row) => {
+                expect(!state.tokens.contains(&token), "a second one")?;
+                state.put_token(token, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what lies in a repository.
+    fn try_push_link(&mut self, record: Record) -> Result<(), &'static str> {
+        let state = &mut self.state;
+        match record {
             Record::Blob(name, digest, link) => {
                 let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
                 expect(!repository.blobs.contains(&digest), "a second one")?;
@@ -123,33 +163,7 @@ impl StateBuilder {
                 expect(last.is_none_or(|last| last.index <= event.index), "out of order")?;
                 state.push_history(&name, &tag, event);
             }
-            Record::Upload(id, upload) => {
-                expect(!state.uploads.contains(&id), "a second one")?;
-                let mut upload = Arc::unwrap_or_clone(upload);
-                upload.extents.clear();
-                state.put_upload(id, upload);
-            }
-            Record::Extent(id, extent) => {
-                let upload = state.uploads.get(&id).ok_or("its session is missing")?;
-                expect(upload.closed.is_none(), "its session is closed")?;
-                expect(extent_end(upload) == Some(extent.offset), "not where the last one ends")?;
-                expect(!state.extents.contains(&extent.id), "a second one")?;
-                state.put_extent(id, &extent);
-            }
-            Record::Outcome(id, row) => {
-                expect(!state.outcomes.contains(&id), "a second one")?;
-                state.put_outcome(id, OutcomeRow::clone(&row));
-            }
-            Record::Plan(plan) => {
-                expect(*state.plan == Plan::default(), "a second one")?;
-                expect(plan != Plan::default(), "it says nothing")?;
-                expect(plan.nodes.keys().all(|node| state.nodes.contains(node)), "it names no node")?;
-                state.put_plan(plan);
-            }
-            Record::Token(token, row) => {
-                expect(!state.tokens.contains(&token), "a second one")?;
-                state.put_token(token, row);
-            }
+            other => unreachable!("{other:?} lies in no repository"),
         }
         Ok(())
     }

@@ -159,14 +159,14 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
-    fn link(n: u32) -> Link {
+    fn link(n: usize) -> Link {
         ("r".parse().unwrap(), Digest::of(Algorithm::Sha256, &n.to_le_bytes()))
     }
 
     #[test]
     fn one_task_takes_all_links_in_batches_and_the_next_entry_waits_a_little() {
         let leases = Leases::default();
-        let waits: Vec<_> = (0..=BATCH as u32).map(|n| leases.add(link(n)).unwrap()).collect();
+        let waits: Vec<_> = (0..=BATCH).map(|n| leases.add(link(n)).unwrap()).collect();
         assert_eq!(waits.iter().filter(|(_, is_first)| *is_first).count(), 1);
         let (_, is_first) = leases.add(link(0)).unwrap();
         assert!(!is_first && leases.next_at() <= Instant::now());
@@ -181,8 +181,8 @@ mod tests {
     #[test]
     fn a_queue_that_is_full_takes_no_new_link_but_more_who_wait_for_one() {
         let leases = Leases::default();
-        let _waits: Vec<_> = (0..WAITING_MAX as u32).map(|n| leases.add(link(n)).unwrap()).collect();
-        assert!(leases.add(link(u32::MAX)).is_none());
+        let _waits: Vec<_> = (0..WAITING_MAX).map(|n| leases.add(link(n)).unwrap()).collect();
+        assert!(leases.add(link(usize::MAX)).is_none());
         assert!(leases.add(link(3)).is_some());
     }
 }

@@ -146,7 +146,7 @@ impl Registry {
         // Deleted since: the session is as good as forgotten.
         let size = self.look_up(caller, find, |_| Error::UploadUnknown).await?.found;
         let copies = self.0.replicas.ensure_copies(&digest, size).await?.len();
-        if !self.promise_blob(&repository, &digest).await? {
+        if !self.promise_blob(repository, &digest).await? {
             return Err(Error::no_quorum());
         }
         Ok(BlobPushed { digest, size, copies, index: self.index() })

@@ -142,8 +142,7 @@ impl Upkeep {
         let ended = passes.wait_for(|collection| collection.pass >= wanted && !collection.running);
         // Not yet at its end: what it has done so far is shown.
         drop(timeout(limit, ended).await);
-        let collection = passes.borrow().clone();
-        collection
+        self.collection()
     }
 
     /// Returns the pass under way here, or the last one.

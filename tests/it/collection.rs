@@ -98,7 +98,7 @@ async fn what_clients_push_again_mount_or_ask_for_stays_while_collection_runs() 
     for (repository, body) in [("it/kept", bodies[0]), ("it/from", bodies[1]), ("it/kept", bodies[2])] {
         lab.door.push_blob(repository, body.as_bytes()).await;
     }
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     while began.elapsed() < LEASE * 3 {
         lab.door.push_blob("it/kept", bodies[0].as_bytes()).await;
         let mount = format!("/v2/it/kept/blobs/uploads/?mount={}&from=it/from", digests[1]);

@@ -432,7 +432,9 @@ fn a_full_mark_finds_nothing_wrong_with_a_state_and_each_thing_that_is() {
     };
     let links = broken(&|state| state.contents.get_mut(&digest(1)).unwrap().blobs = 1);
     assert_eq!(links, [Miscount::Links { digest: digest(1), kept: (1, 0), found: (2, 0) }]);
-    let gone = broken(&|state| drop(state.contents.remove(&digest(100))));
+    let gone = broken(&|state| {
+        state.contents.remove(&digest(100));
+    });
     assert_eq!(gone, [Miscount::Links { digest: digest(100), kept: (0, 0), found: (0, 1) }]);
     let name = repository("r");
     let named = broken(&|state| {
@@ -446,7 +448,9 @@ fn a_full_mark_finds_nothing_wrong_with_a_state_and_each_thing_that_is() {
     });
     let expected = Miscount::Missing { repository: name.clone(), manifest: digest(100), digest: digest(2) };
     assert!(missing.contains(&expected), "{missing:?}");
-    let untagged = broken(&|state| drop(state.repositories.get_mut(&name).unwrap().manifests.remove(&digest(101))));
+    let untagged = broken(&|state| {
+        state.repositories.get_mut(&name).unwrap().manifests.remove(&digest(101));
+    });
     assert!(untagged.contains(&Miscount::Tag { repository: name.clone(), digest: digest(101) }), "{untagged:?}");
 }
 
