@@ -75,8 +75,8 @@ pub use transfer::TransferError;
 pub use wal::Error as LogError;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -337,7 +337,7 @@ impl Meta {
     /// Returns what this node, if it leads, has to say to operators.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
-        self.core.notices.lock().expect("no panic while held").clone()
+        self.core.notices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Hands leadership to a caught-up voter if this node leads (graceful stop), within `deadline`.

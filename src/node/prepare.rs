@@ -192,7 +192,7 @@ pub fn forget(config: &Config) -> Result<(), PrepareError> {
     let _lock = lock(config)?;
     let data_dir = &config.node.data_dir;
     // A member to whom somebody might listen must not come back with half a log: who it is goes first.
-    for name in ["identity", "identity.next"] {
+    for name in ["identity", "identity.next", "identity.old"] {
         remove_dir(&data_dir.join(name))?;
     }
     for name in ["promise", "raft-made"] {

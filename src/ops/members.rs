@@ -6,16 +6,17 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::future::join_all;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::meta::{Operation, Outcome, Refusal as MemberRefusal, TransferError};
-use crate::topology::NodeId;
+use crate::topology::{NodeId, NodeState};
 
 use super::error::{Refusal, json as answer};
-use super::{Parts, access};
+use super::{Parts, Report, access, report, wire};
 
 /// How long one decision may take to be agreed on.
 const DECIDE_MAX: Duration = Duration::from_secs(5);
@@ -130,12 +131,50 @@ pub(super) async fn node(
             read::<serde_json::Map<String, Value>>(&body)?;
             Operation::In { node }
         }
-        "decommission" => Operation::Decommission { node, write_copies, force: read::<Forced>(&body)?.force },
+        "decommission" => {
+            let force = read::<Forced>(&body)?.force;
+            if !force {
+                require_room(&parts, node).await?;
+            }
+            Operation::Decommission { node, write_copies, force }
+        }
         "remove" => Operation::Remove { node, write_copies, force: read::<Forced>(&body)?.force },
         "replace" => Operation::Replace { old: node, new: NodeId(read::<By>(&body)?.by) },
         _ => return Err(Refusal::NOT_FOUND.into()),
     };
     operate(&parts, operation).await
+}
+
+/// Refuses if what a node holds does not fit on the others, as far as they answer.
+async fn require_room(parts: &Parts, node: NodeId) -> Result<(), Denied> {
+    let own = report::own(parts);
+    let topology = parts.meta.local().topology();
+    let nodes_in = topology.nodes.values().filter(|node| node.state == NodeState::In).count();
+    if nodes_in <= parts.copies_wanted {
+        return Ok(()); // the others hold everything already
+    }
+    let others = topology.nodes.keys().filter(|id| **id != own.node);
+    let mut reports: Vec<Report> =
+        join_all(others.map(|id| wire::ask(&parts.peers, *id))).await.into_iter().flatten().collect();
+    reports.push(own);
+    let Some(held) = reports.iter().find(|report| report.node == node).map(|report| report.blob_bytes) else {
+        return Ok(()); // it is dead: what it holds is copied from others
+    };
+    let counts = |report: &&Report| {
+        let is_in = topology.node(report.node).is_some_and(|node| node.state == NodeState::In);
+        is_in && report.node != node && !report.refuses_writes
+    };
+    let free: u64 = reports.iter().filter(counts).map(|report| report.free_bytes).sum();
+    if held <= free {
+        return Ok(());
+    }
+    Err(Denied {
+        status: StatusCode::CONFLICT,
+        code: "needs_force",
+        message: format!(
+            "node {node} holds {held} bytes, and the others have {free} free: add room first, or force it"
+        ),
+    })
 }
 
 /// Lists what would be lost with a node.

@@ -162,6 +162,7 @@ fn node() -> Value {
             "repair_bytes_per_second": integer(),
             "repair_eta_seconds": integer(),
             "certificate_seconds_left": integer(),
+            "can_sign": { "type": ["boolean", "null"], "description": "It can let nodes in and renew certificates." },
             "plan": members::plan(),
             "drain": members::drain(),
             "scrub": scrub(),

@@ -47,6 +47,8 @@ pub struct Report {
     pub(super) drains: Drains,
     /// How long the node's certificate is still good.
     pub(super) certificate_seconds_left: Option<u64>,
+    /// It has the authority's key.
+    pub(super) can_sign: bool,
     pub(super) scrubbed: u64,
     pub(super) scrub_bad: u64,
     pub(super) scrub_percent: u64,
@@ -136,6 +138,7 @@ pub(super) fn own(parts: &Parts) -> Report {
         notices: parts.meta.notices(),
         drains: Drains::clone(&parts.upkeep.drains().borrow()),
         certificate_seconds_left: parts.credentials.life_left().map(|left| left.as_secs()),
+        can_sign: parts.credentials.can_sign(),
         reaped: Reclaimed { files: reaped.blobs, bytes: reaped.blob_bytes },
         waiting: Reclaimed { files: reaped.waiting, bytes: reaped.waiting_bytes },
         collection: Pass::of(&parts.upkeep.collection()),

@@ -169,6 +169,7 @@ impl Seen<'_> {
             "repair_bytes_per_second": report.map(|report| report.bytes_per_second),
             "repair_eta_seconds": report.and_then(|report| report.seconds_left),
             "certificate_seconds_left": report.and_then(|report| report.certificate_seconds_left),
+            "can_sign": report.map(|report| report.can_sign),
             "plan": self.plan_of(node.id),
             "drain": self.drain_of(node.id),
             "scrub": report.map(scrub),
@@ -225,6 +226,18 @@ impl Seen<'_> {
         Some(found.max(missing).max(away))
     }
 
+    /// Whether too few nodes have the authority's key.
+    fn signers_missing(&self) -> Option<String> {
+        let mut signers = self.reports.values().filter(|report| report.can_sign).map(|report| report.node);
+        match (signers.next(), signers.next()) {
+            (None, _) => Some("no node in reach can sign certificates: none can join or be renewed".to_owned()),
+            (Some(one), None) if self.reports.len() > 1 && self.reports.len() == self.topology.nodes.len() => Some(
+                format!("node {one} alone can sign certificates: let another one join by the secret, not by a token"),
+            ),
+            _ => None,
+        }
+    }
+
     fn warnings(&self, leader: Option<NodeId>) -> Vec<String> {
         let mut warnings = Vec::new();
         if leader.is_none() {
@@ -240,6 +253,7 @@ impl Seen<'_> {
         if !self.open {
             warnings.push("the registry is not open yet: its first nodes are not all here".to_owned());
         }
+        warnings.extend(self.signers_missing());
         let mut hashes: BTreeMap<u64, u128> = BTreeMap::new();
         for report in self.reports.values() {
             if *hashes.entry(report.applied).or_insert(report.state_hash) != report.state_hash {

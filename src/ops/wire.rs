@@ -61,6 +61,8 @@ impl TryFrom<ReportResponse> for Report {
             seconds_left: wire.seconds_left,
             notices: wire.notices,
             certificate_seconds_left: wire.certificate_seconds_left,
+            // An older version does not say, and has always joined by the secret.
+            can_sign: wire.can_sign.unwrap_or(true),
             drains: wire.drains.iter().map(|drain| (NodeId(drain.node), drain.into())).collect(),
             reaped: Reclaimed { files: wire.reaped_files, bytes: wire.reaped_bytes },
             waiting: Reclaimed { files: wire.waiting_files, bytes: wire.waiting_bytes },
@@ -107,6 +109,7 @@ impl From<Report> for ReportResponse {
             seconds_left: report.seconds_left,
             notices: report.notices,
             certificate_seconds_left: report.certificate_seconds_left,
+            can_sign: Some(report.can_sign),
             drains: report.drains.iter().map(|(node, drain)| drain_report(*node, drain)).collect(),
             reaped_files: report.reaped.files,
             reaped_bytes: report.reaped.bytes,

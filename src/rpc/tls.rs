@@ -118,6 +118,12 @@ impl Credentials {
         ca::life_left(identity.certificate(), self.clock.0.now()).ok()
     }
 
+    /// Whether this node can sign for others: it can unless it joined by a token.
+    #[must_use]
+    pub fn can_sign(&self) -> bool {
+        self.identity().is_some_and(|identity| identity.ca().can_sign())
+    }
+
     pub(super) fn current(&self) -> Arc<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

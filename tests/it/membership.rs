@@ -204,7 +204,7 @@ async fn a_node_joins_by_a_token_which_is_good_for_nobody_else() {
     let door = Door::new(cluster.api_addresses());
     let seed = cluster.config(0).rpc.listen.clone();
     let good = token(&cluster, &door, json!({ "role": "learner" })).await;
-    let joined = node::join(cluster.config(1), &Seams::machine(), &good, &[seed.clone()]).await.unwrap();
+    let joined = node::join(cluster.config(1), &Seams::machine(), &good, std::slice::from_ref(&seed)).await.unwrap();
     assert_eq!(joined.node.0, 2);
     cluster.start_node(1).await;
     assert!(!cluster.data_dir(1).join("identity/ca.key").exists(), "a token gives no key to sign with");

@@ -222,7 +222,7 @@ fn progress(node: &Value) -> String {
     let (Some(total), Some(left)) = (number("total"), number("left")) else {
         return format!("{name}: looking at what it holds");
     };
-    let done = if total == 0 { BAR } else { BAR * (total - left.min(total)) / total };
+    let done = (BAR * (total - left.min(total))).checked_div(total).unwrap_or(BAR);
     let bar: String = (0..BAR).map(|at| if at < done { '#' } else { '.' }).collect();
     let mib = number("left_bytes").unwrap_or(0).div_ceil(1 << 20);
     let mut line = format!("[{bar}] {name}: {left} of {total} left to move, {mib} MiB");

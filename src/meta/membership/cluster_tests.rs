@@ -152,3 +152,49 @@ async fn leadership_goes_to_the_node_that_is_named() {
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_carried_out_by_later_leaders_when_the_one_that_began_it_dies() {
+    let cluster = TestCluster::new(5, quick()).await;
+    let mut nodes = cluster.form().await;
+    raise_level(&nodes).await;
+    for round in 0..4 {
+        let leader = leader_of_any(&nodes).await;
+        let id = nodes[leader].meta.status().me;
+        let others: BTreeSet<NodeId> = ids(&[1, 2, 3, 4, 5]).into_iter().filter(|node| *node != id).take(2).collect();
+        let (operation, expected) = match round % 2 {
+            0 => (Operation::Demote { nodes: others.clone(), force: false }, 3),
+            _ => {
+                let voters = nodes[leader].meta.voter_sets().sets[0].clone();
+                let nodes = ids(&[1, 2, 3, 4, 5]).difference(&voters).copied().collect();
+                (Operation::AddVoters { nodes, force: false }, 5)
+            }
+        };
+        nodes[leader].meta.operate(operation, SOON).await.unwrap();
+        // Somewhere between the decision and the end of the change.
+        sleep(Duration::from_millis(150 * round)).await;
+        nodes.remove(leader).stop().await;
+        eventually("the change is whole", || async {
+            nodes.iter().all(|node| {
+                let sets = node.meta.voter_sets().sets;
+                sets.len() == 1 && sets[0].len() == expected
+            })
+        })
+        .await;
+        propose_ok(&nodes[0].meta, link(&format!("round {round}"))).await;
+        nodes.push(cluster.start(id.0).await);
+        eventually("all agree", || async {
+            let applied = nodes[0].meta.status().applied;
+            nodes.iter().all(|node| node.meta.status().applied >= applied && node.meta.status().fresh)
+        })
+        .await;
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+async fn leader_of_any(nodes: &[TestNode]) -> usize {
+    eventually("a leader", || async { leader_of(nodes).is_some() }).await;
+    leader_of(nodes).unwrap()
+}
