@@ -3,6 +3,7 @@
 //! Owns nothing. Output for people and scripts goes to standard output, logs to standard error. Exit codes: 0 done or
 //! stopped, 1 failed (a critical task ended), 64 bad configuration or usage. Start reading at [`run`].
 
+mod blob;
 mod cluster;
 mod dev;
 mod fsck;
@@ -44,6 +45,9 @@ enum Command {
     /// Look at what collection would take, or have it done now.
     #[command(subcommand)]
     Gc(gc::GcCommand),
+    /// Look after single blobs.
+    #[command(subcommand)]
+    Blob(blob::BlobCommand),
     /// Check the data directory of a node that does not run.
     Fsck(fsck::Options),
     /// Look at a configuration.
@@ -106,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Cluster(ClusterCommand::Members(command)) => command.run(),
         Command::Repair(RepairCommand::Status(options)) => repair::run(&options),
         Command::Gc(command) => gc::run(&command),
+        Command::Blob(command) => blob::run(&command),
         Command::Fsck(options) => fsck::run(&options),
         Command::Config(ConfigCommand::Check(options)) => match load(options.config.as_deref()) {
             Ok(_) => print::line("configuration is valid"),

@@ -221,6 +221,9 @@ pub struct Raft {
     pub snapshot_entries: u64,
     /// Log entries kept behind the older snapshot for nodes that were away.
     pub keep_entries: u64,
+    /// Space put by for the log and snapshots, should the disk be full otherwise; at most a sixteenth of the disk.
+    #[serde(with = "units::size")]
+    pub reserve: u64,
 }
 
 impl Default for Raft {
@@ -231,6 +234,7 @@ impl Default for Raft {
             election_max: Duration::from_millis(700),
             snapshot_entries: 10_000,
             keep_entries: 20_000,
+            reserve: 64 << 20,
         }
     }
 }

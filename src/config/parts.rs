@@ -18,6 +18,7 @@ impl Config {
             snapshot_entries: self.raft.snapshot_entries,
             log_entries_kept: self.raft.keep_entries,
             out_after_ms: millis(self.cluster.out_after),
+            reserve_bytes: self.raft.reserve,
             ..meta::Config::default()
         }
     }

@@ -9,9 +9,11 @@ mod durable;
 pub(crate) mod faults;
 mod file;
 mod frame;
+mod reserve;
 mod space;
 
 pub use durable::{create_dir_durable, remove_durable, rename, rename_durable, sync_dir, write_durable};
 pub use file::{create_new, forget_cached, link, read_exact_at, sync_file, write_all_at};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, decode_frame, encode_frame};
+pub use reserve::Reserve;
 pub use space::{DirLock, Space, free_space, lock_dir};

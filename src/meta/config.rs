@@ -33,6 +33,8 @@ pub struct Config {
     pub election_max_ms: u64,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
+    /// Bytes put by on the disk for the log and snapshots, should it be full otherwise; at most a sixteenth of the disk.
+    pub reserve_bytes: u64,
     /// Log entries between two snapshots.
     pub snapshot_entries: u64,
     /// Log entries kept at least, so that a short absence costs no snapshot.
@@ -52,6 +54,7 @@ impl Default for Config {
             election_min_ms: 400,
             election_max_ms: 700,
             segment_bytes: 16 << 20,
+            reserve_bytes: 64 << 20,
             snapshot_entries: 10_000,
             log_entries_kept: 20_000,
             log_cache_entries: 4096,

@@ -16,6 +16,7 @@ use super::consistency::ReadRequest;
 use super::followers::{Followers, Report};
 use super::freshness::Freshness;
 use super::log_clock::LogClock;
+use super::log_space::LogSpace;
 use super::metrics::Metrics;
 use super::published::Published;
 use super::snapshot::SnapshotDir;
@@ -55,6 +56,7 @@ pub(super) struct Core {
     pub(super) hooks: Hooks,
     pub(super) published: Arc<Published>,
     pub(super) snapshots: Arc<SnapshotDir>,
+    pub(super) space: Arc<LogSpace>,
     pub(super) followers: Followers,
     pub(super) freshness: Freshness,
     pub(super) clock: LogClock,

@@ -12,6 +12,7 @@ use openraft::{OptionalSend, entry::RaftEntry as _};
 use tokio::sync::oneshot;
 
 use super::log_memory::{CacheLimits, LogMemory};
+use super::log_space::LogSpace;
 use super::types::{Entry, LogId, TypeConfig, Vote, encode_entry};
 use super::wal::{self, Done, EntryId, Hooks, Sizes, Wal, Write};
 
@@ -38,7 +39,7 @@ pub(super) struct LogStore {
 pub(super) struct LogReader(Arc<LogMemory>);
 
 impl LogStore {
-    /// Opens the log in `dir`; blocks while it reads it. `synced` hears how long each sync took.
+    /// Opens the log in `dir`; blocks while it reads it. `space` is for when the disk is full; `synced` hears how long each sync took.
     ///
     /// # Errors
     ///
@@ -46,15 +47,19 @@ impl LogStore {
     pub(super) fn open(
         dir: &Path,
         limits: LogLimits,
+        space: &Arc<LogSpace>,
         synced: impl Fn(Duration) + Send + 'static,
     ) -> Result<Self, wal::Error> {
         let recovered = wal::recover(dir)?;
         let memory = Arc::new(LogMemory::new(&recovered, limits.cache));
         let placed = memory.clone();
+        let (relief, starved) = (Arc::clone(space), Arc::clone(space));
         let hooks = Hooks {
             files: memory.files.clone(),
             placed: Box::new(move |places| placed.placed(places)),
             synced: Box::new(synced),
+            relieve: Box::new(move || relief.relieve()),
+            starving: Box::new(move |starving| starved.set_starving(starving)),
         };
         let sizes = Sizes { segment_bytes: limits.segment_bytes };
         let wal = Wal::start(dir, &recovered, sizes, hooks)
@@ -199,7 +204,8 @@ mod tests {
     async fn an_append_of_any_size_is_written_in_batches_that_recovery_accepts() {
         let dir = tempfile::tempdir().unwrap();
         let limits = LogLimits { segment_bytes: 64 << 10, cache: CacheLimits { entries: 1, bytes: 1 } };
-        let mut log = LogStore::open(dir.path(), limits, |_| {}).unwrap();
+        let space = Arc::new(LogSpace::open(dir.path(), 0));
+        let mut log = LogStore::open(dir.path(), limits, &space, |_| {}).unwrap();
         let text = "x".repeat(1 << 20);
         log.blocking_append((0..20).map(|index| entry(index, text.clone()))).await.unwrap();
         drop(log);

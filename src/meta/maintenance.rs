@@ -28,11 +28,25 @@ impl Core {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.keep_space().await;
             let purged = self.raft_metrics().purged.map(|id| id.index);
             if let Some(upto) = purge_to(self.snapshots.bounds(), purged, self.config.log_entries_kept) {
                 // An error means a stopped core, which `watch_core` sees.
                 self.raft.trigger().purge_log(upto).await.ok();
             }
+        }
+    }
+
+    /// Puts space by again once there is enough. A leader whose log waits for space gives its place to another.
+    async fn keep_space(&self) {
+        if self.space.is_starving() && self.leading().is_some() {
+            tracing::error!("no space for the log, handing leadership over");
+            self.hand_over(None, PURGE_EVERY).await;
+        }
+        if !self.space.has_reserve() {
+            let space = self.space.clone();
+            // A panic there is no reason to end this.
+            tokio::task::spawn_blocking(move || space.refill()).await.ok();
         }
     }
 

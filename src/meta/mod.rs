@@ -19,6 +19,7 @@ mod followers;
 mod freshness;
 mod log_clock;
 mod log_memory;
+mod log_space;
 mod log_store;
 mod maintenance;
 mod membership;
@@ -338,6 +339,18 @@ impl Meta {
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
         self.core.notices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the log waits for space on a full disk: this node then promises nothing.
+    #[must_use]
+    pub fn waits_for_space(&self) -> bool {
+        self.core.space.is_starving()
+    }
+
+    /// Whether space is put by for the log and snapshots, should the disk be full otherwise.
+    #[must_use]
+    pub fn has_reserve(&self) -> bool {
+        self.core.space.has_reserve()
     }
 
     /// Hands leadership to a caught-up voter if this node leads (graceful stop), within `deadline`.

@@ -13,6 +13,7 @@ use crate::topology::{ClusterId, NodeId, NodeRecord};
 use super::command::{Command, Proposal, RequestId};
 use super::config::Config;
 use super::log_memory::CacheLimits;
+use super::log_space::LogSpace;
 use super::log_store::{LogLimits, LogStore};
 use super::snapshot::SnapshotDir;
 use super::types::{Entry, Logged, Members, Payload, Vote};
@@ -65,7 +66,8 @@ async fn open(data_dir: &Path, cluster: ClusterId) -> Result<Survivor, StartErro
             return Err(StartError::LogGone { dir: log_dir });
         }
         let (_, loaded) = SnapshotDir::open(&dir.join("snapshots"), cluster)?;
-        Ok((LogStore::open(&log_dir, limits, |_| {})?, loaded))
+        let space = std::sync::Arc::new(LogSpace::unreserved(&log_dir));
+        Ok((LogStore::open(&log_dir, limits, &space, |_| {})?, loaded))
     });
     let (mut log, loaded) = opened.await.map_err(broken)??;
     let (from, mut state) = match loaded {

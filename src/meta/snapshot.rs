@@ -71,6 +71,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the disk was full.
+    pub(super) fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
 /// What a snapshot is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {

@@ -22,6 +22,7 @@ use super::followers::Followers;
 use super::freshness::Freshness;
 use super::log_clock::LogClock;
 use super::log_memory::CacheLimits;
+use super::log_space::LogSpace;
 use super::log_store::{LogLimits, LogStore};
 use super::metrics::Metrics;
 use super::network::Network;
@@ -145,7 +146,7 @@ impl Meta {
     /// See [`StartError`].
     pub async fn start(options: Options) -> Result<(Self, Services), StartError> {
         options.config.validate()?;
-        let (log, machine, snapshots) = open(&options).await?;
+        let (log, machine, snapshots, space) = open(&options).await?;
         let published = machine.published();
         let network = Network { peers: options.peers.clone(), append_deadline: options.config.append_deadline() };
         let raft_config = options.config.raft(&options.cluster.to_string()).validate();
@@ -169,6 +170,7 @@ impl Meta {
             hooks: options.hooks,
             published,
             snapshots,
+            space,
             followers: Followers::default(),
             freshness: Freshness::new(),
             clock: LogClock::default(),
@@ -212,23 +214,27 @@ async fn run(core: Arc<Core>, reads: mpsc::Receiver<super::consistency::ReadRequ
     reason
 }
 
-async fn open(options: &Options) -> Result<(LogStore, StateMachine, Arc<SnapshotDir>), StartError> {
+type Opened = (LogStore, StateMachine, Arc<SnapshotDir>, Arc<LogSpace>);
+
+async fn open(options: &Options) -> Result<Opened, StartError> {
     let (data_dir, cluster) = (options.data_dir.clone(), options.cluster);
     let config = &options.config;
     let limits = LogLimits {
         segment_bytes: config.segment_bytes,
         cache: CacheLimits { entries: config.log_cache_entries, bytes: config.log_cache_bytes },
     };
-    let (metrics, started) = (options.metrics.clone(), options.started);
+    let (metrics, started, reserve_bytes) = (options.metrics.clone(), options.started, config.reserve_bytes);
     let opened = tokio::task::spawn_blocking(move || {
         let log_dir = data_dir.join("raft");
         refuse_lost_log(&data_dir, &log_dir, started)?;
         let (snapshots, loaded) = SnapshotDir::open(&data_dir.join("snapshots"), cluster)?;
+        let space = Arc::new(LogSpace::open(&data_dir, reserve_bytes));
         let snapshots = Arc::new(snapshots);
-        let log = LogStore::open(&log_dir, limits, move |took| metrics.synced(took))?;
+        let log = LogStore::open(&log_dir, limits, &space, move |took| metrics.synced(took))?;
         mark_log(&data_dir)?;
         refuse_lost_snapshot(log.purged(), loaded.as_ref().and_then(|(header, _)| header.last))?;
-        Ok((log, StateMachine::new(cluster, snapshots.clone(), loaded), snapshots))
+        let machine = StateMachine::new(cluster, snapshots.clone(), loaded).with_space(space.clone());
+        Ok((log, machine, snapshots, space))
     });
     opened.await.map_err(|panic| StartError::Raft { reason: panic.to_string() })?
 }

@@ -11,6 +11,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use crate::topology::ClusterId;
 
 use super::command::Response;
+use super::log_space::LogSpace;
 use super::published::Published;
 use super::snapshot::{Header, SnapshotDir, SnapshotFile, load};
 use super::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
@@ -30,6 +31,8 @@ pub(super) struct StateMachine {
     membership: StoredMembership,
     published: Arc<Published>,
     snapshots: Arc<SnapshotDir>,
+    /// For when the disk is full.
+    space: Option<Arc<LogSpace>>,
     /// Entries may be left out: consensus' own test suite does.
     #[cfg(test)]
     pub(super) may_jump: bool,
@@ -56,9 +59,15 @@ impl StateMachine {
             membership,
             published,
             snapshots,
+            space: None,
             #[cfg(test)]
             may_jump: false,
         }
+    }
+
+    /// Uses space that was put by when the disk is full.
+    pub(super) fn with_space(self, space: Arc<LogSpace>) -> Self {
+        Self { space: Some(space), ..self }
     }
 
     pub(super) fn published(&self) -> Arc<Published> {
@@ -142,6 +151,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             state: self.state.clone(),
             header: Header::new(&self.state, self.last_applied, &self.membership),
             snapshots: self.snapshots.clone(),
+            space: self.space.clone(),
         }
     }
 
@@ -179,6 +189,7 @@ pub(super) struct Builder {
     state: State,
     header: Header,
     snapshots: Arc<SnapshotDir>,
+    space: Option<Arc<LogSpace>>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -193,6 +204,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
                 Ok(file) => return Ok(Snapshot { meta: self.header.meta(), snapshot: file }),
                 Err(error) => {
                     tracing::error!(%error, "snapshot could not be written, trying again");
+                    // A snapshot lets the log be cut, which gives more space than it takes.
+                    if error.is_no_space() && self.space.as_ref().is_some_and(|space| space.relieve()) {
+                        continue;
+                    }
                     tokio::time::sleep(SNAPSHOT_RETRY).await;
                 }
             }

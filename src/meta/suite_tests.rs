@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::topology::ClusterId;
 
 use super::log_memory::CacheLimits;
+use super::log_space::LogSpace;
 use super::log_store::{LogLimits, LogStore};
 use super::snapshot::SnapshotDir;
 use super::state_machine::StateMachine;
@@ -22,7 +23,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let limits = LogLimits { segment_bytes: 64 << 10, cache: self.cache };
-        let log = LogStore::open(&dir.path().join("raft"), limits, |_| {}).unwrap();
+        let space = Arc::new(LogSpace::open(dir.path(), 0));
+        let log = LogStore::open(&dir.path().join("raft"), limits, &space, |_| {}).unwrap();
         let (snapshots, loaded) = SnapshotDir::open(&dir.path().join("snapshots"), ClusterId(7)).unwrap();
         let mut machine = StateMachine::new(ClusterId(7), Arc::new(snapshots), loaded);
         machine.may_jump = true;

@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// How long one request may take.
+/// How long one request may take unless said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -59,7 +59,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The node took too long.
-    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    #[error("no answer in time")]
     Timeout,
     /// The node said no.
     #[error("{status}: {}", body.trim_end())]
@@ -87,6 +87,7 @@ pub struct Client {
     address: String,
     login: Option<HeaderValue>,
     tls: Option<Arc<rustls::ClientConfig>>,
+    timeout: Duration,
 }
 
 impl Client {
@@ -107,7 +108,7 @@ impl Client {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
         let login = authority.as_str().rsplit_once('@').map(|(login, _)| basic(login));
-        Ok(Self { host, address, login, tls })
+        Ok(Self { host, address, login, tls, timeout: TIMEOUT })
     }
 
     /// Takes user and password from `RAFTHOLD_USER` and `RAFTHOLD_PASSWORD` if the URL names none.
@@ -119,6 +120,12 @@ impl Client {
             self.login = Some(basic(&format!("{user}:{password}")));
         }
         self
+    }
+
+    /// Waits up to `timeout` for each answer.
+    #[must_use]
+    pub fn patient(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Gets a document.
@@ -158,7 +165,7 @@ impl Client {
     }
 
     async fn send(&self, request: Builder, body: Bytes) -> Result<Bytes, Error> {
-        tokio::time::timeout(TIMEOUT, self.send_at_leisure(request, body)).await.unwrap_or(Err(Error::Timeout))
+        tokio::time::timeout(self.timeout, self.send_at_leisure(request, body)).await.unwrap_or(Err(Error::Timeout))
     }
 
     async fn send_at_leisure(&self, mut request: Builder, body: Bytes) -> Result<Bytes, Error> {

@@ -18,6 +18,7 @@ mod routes;
 mod service;
 mod status;
 mod tokens;
+mod verify;
 mod wire;
 
 use tokio::time::Instant;

@@ -27,6 +27,7 @@ fn own_paths() -> Value {
             "/readyz": { "get": plain("Says whether the node should be sent requests.", "It is ready.") },
             "/metrics": { "get": plain("Prints metrics in the OpenMetrics text format.", "The metrics.") },
             "/api/v1/openapi.json": { "get": document("Describes this interface.", &json!({ "type": "object" })) },
+            "/api/v1/blobs/{digest}/verify": { "post": verify() },
             "/api/v1/gc/plan": { "get": openapi_gc::plan() },
             "/api/v1/gc/run": { "get": openapi_gc::running(), "post": openapi_gc::run() },
             "/api/v1/cluster/status": {
@@ -156,6 +157,8 @@ fn node() -> Value {
             "refuses_writes": { "type": ["boolean", "null"] },
             "disk_suspect": { "type": ["boolean", "null"] },
             "free_bytes": integer(),
+            "log_waits": { "type": ["boolean", "null"], "description": "The log has no space on a full disk." },
+            "has_reserve": { "type": ["boolean", "null"], "description": "Space is put by for the log." },
             "compared": { "type": ["boolean", "null"] },
             "repair_queue": integer(),
             "repair_bytes_left": integer(),
@@ -168,6 +171,34 @@ fn node() -> Value {
             "scrub": scrub(),
         },
     })
+}
+
+fn verify() -> Value {
+    let copy = json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "integer" },
+            "name": { "type": ["string", "null"] },
+            "wanted": { "type": "boolean", "description": "Placement wants a copy there." },
+            "verdict": { "enum": ["good", "missing", "quarantined", "unreadable", "unreachable"] },
+        },
+    });
+    let answer = json!({
+        "type": "object",
+        "properties": {
+            "digest": { "type": "string" },
+            "size": { "type": "integer" },
+            "nodes": { "type": "array", "items": copy },
+        },
+    });
+    let summary = "Hashes copies of a linked blob again; bad ones are set aside and fetched anew.";
+    let mut operation = document(summary, &answer);
+    operation["parameters"] =
+        json!([{ "name": "digest", "in": "path", "required": true, "schema": { "type": "string" } }]);
+    let all = json!({ "type": "boolean", "description": "Every node, not only the one that is asked." });
+    let body = json!({ "type": "object", "properties": { "all": all }, "additionalProperties": false });
+    operation["requestBody"] = json!({ "content": { "application/json": { "schema": body } } });
+    operation
 }
 
 fn scrub() -> Value {

@@ -55,6 +55,9 @@ pub struct Report {
     pub(super) scrub_ended_at: u64,
     pub(super) quarantined: u64,
     pub(super) quarantined_bytes: u64,
+    /// The log waits for space.
+    pub(super) log_waits: bool,
+    pub(super) has_reserve: bool,
     /// What was removed from this disk because nothing linked it, and what waits for that.
     pub(super) reaped: Reclaimed,
     pub(super) waiting: Reclaimed,
@@ -149,6 +152,8 @@ pub(super) fn own(parts: &Parts) -> Report {
         scrub_ended_at: scrub.ended_at,
         quarantined: usage.quarantined,
         quarantined_bytes: usage.quarantined_bytes,
+        log_waits: parts.meta.waits_for_space(),
+        has_reserve: parts.meta.has_reserve(),
     }
 }
 

@@ -7,7 +7,7 @@ use axum::routing::{delete, get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::error::{Refusal, json};
-use super::{Health, Parts, Stage, access, gc, members, openapi, status, tokens};
+use super::{Health, Parts, Stage, access, gc, members, openapi, status, tokens, verify};
 
 /// The routes of a node that is not whole yet: it lives, and is not ready.
 pub fn starting(health: Health) -> Router {
@@ -25,6 +25,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/v1/cluster/nodes/{node}/{verb}", post(members::node))
         .route("/api/v1/cluster/voters", post(members::voters))
         .route("/api/v1/cluster/leader", post(members::leader))
+        .route("/api/v1/blobs/{digest}/verify", post(verify::blob))
         .route("/api/v1/gc/plan", get(gc::plan))
         .route("/api/v1/gc/run", get(gc::running).post(gc::run))
         .route("/api/v1/cluster/tokens", get(tokens::list).post(tokens::create))

@@ -2,11 +2,12 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::oci::Digest;
 use crate::rpc::proto::admin_server::{Admin, AdminServer};
-use crate::rpc::proto::{ReportRequest, ReportResponse};
+use crate::rpc::proto::{ReportRequest, ReportResponse, VerifyBlobRequest, VerifyBlobResponse};
 use crate::rpc::{MESSAGE_BYTES_MAX, peer};
 
-use super::{Parts, report};
+use super::{Parts, report, verify};
 
 /// The gRPC side of `ops`.
 #[derive(Debug, Clone)]
@@ -25,5 +26,14 @@ impl Admin for AdminService {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         peer(&request)?;
         Ok(Response::new(report::own(&self.0).into()))
+    }
+
+    async fn verify_blob(&self, request: Request<VerifyBlobRequest>) -> Result<Response<VerifyBlobResponse>, Status> {
+        peer(&request)?;
+        let VerifyBlobRequest { digest, size } = request.into_inner();
+        let digest = digest.as_ref().map(Digest::try_from).and_then(Result::ok);
+        let digest = digest.ok_or_else(|| Status::invalid_argument("digest is malformed"))?;
+        let verdict = verify::here(&self.0, &digest, size).await.to_owned();
+        Ok(Response::new(VerifyBlobResponse { verdict }))
     }
 }

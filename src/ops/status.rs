@@ -163,6 +163,8 @@ impl Seen<'_> {
             "refuses_writes": report.map(|report| report.refuses_writes),
             "disk_suspect": report.map(|report| report.disk_suspect),
             "free_bytes": report.map(|report| report.free_bytes),
+            "log_waits": report.map(|report| report.log_waits),
+            "has_reserve": report.map(|report| report.has_reserve),
             "compared": report.map(|report| report.compared),
             "repair_queue": report.map(|report| report.missing),
             "repair_bytes_left": report.map(|report| report.bytes_left),
@@ -272,6 +274,11 @@ impl Seen<'_> {
                     "the certificate of node {} is good for {days} days only and was not renewed",
                     report.node
                 ));
+            }
+            if report.log_waits {
+                warnings.push(format!("node {} has no space for its log: it promises nothing", report.node));
+            } else if !report.has_reserve {
+                warnings.push(format!("node {} has no space put by for its log: its disk is full", report.node));
             }
             if report.disk_suspect {
                 warnings.push(format!("the disk of node {} has failed a write", report.node));

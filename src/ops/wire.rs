@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::oci::Digest;
 use crate::rpc::proto::admin_client::AdminClient;
-use crate::rpc::proto::{self, DrainReport, ReportRequest, ReportResponse};
+use crate::rpc::proto::{self, DrainReport, ReportRequest, ReportResponse, VerifyBlobRequest};
 use crate::rpc::{Lane, MESSAGE_BYTES_MAX, Peers, within};
 use crate::topology::NodeId;
 use crate::upkeep::Drain;
@@ -20,6 +21,15 @@ pub(super) async fn ask(peers: &Peers, node: NodeId) -> Option<Report> {
     let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let response = within(REPORT_DEADLINE, client.report(ReportRequest {})).await.ok()?;
     Report::try_from(response.into_inner()).ok().filter(|report| report.node == node)
+}
+
+/// Has another node hash its copy of a blob; `None` if it does not answer in time.
+pub(super) async fn verify(peers: &Peers, node: NodeId, blob: (&Digest, u64), deadline: Duration) -> Option<String> {
+    let channel = peers.channel(node, Lane::Bulk).ok()?;
+    let mut client = AdminClient::new(channel);
+    let request = VerifyBlobRequest { digest: Some(blob.0.into()), size: blob.1 };
+    let response = within(deadline, client.verify_blob(request)).await.ok()?;
+    Some(response.into_inner().verdict)
 }
 
 /// A peer's report that makes no sense.
@@ -74,6 +84,8 @@ impl TryFrom<ReportResponse> for Report {
             scrub_ended_at: wire.scrub_ended_at,
             quarantined: wire.quarantined,
             quarantined_bytes: wire.quarantined_bytes,
+            log_waits: wire.log_waits,
+            has_reserve: wire.has_reserve,
         })
     }
 }
@@ -123,6 +135,8 @@ impl From<Report> for ReportResponse {
             scrub_ended_at: report.scrub_ended_at,
             quarantined: report.quarantined,
             quarantined_bytes: report.quarantined_bytes,
+            log_waits: report.log_waits,
+            has_reserve: report.has_reserve,
         }
     }
 }

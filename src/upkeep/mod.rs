@@ -229,4 +229,10 @@ impl Upkeep {
     pub fn scrub_progress(&self) -> ScrubProgress {
         *self.0.scrub.borrow()
     }
+
+    /// The nodes that should hold a linked blob.
+    #[must_use]
+    pub fn wanted_holders(&self, digest: &crate::oci::Digest) -> Vec<crate::topology::NodeId> {
+        self.0.parts.replicas.wanted_holders(digest)
+    }
 }

@@ -52,6 +52,12 @@ async fn pull_all(door: &Door, blobs: &[(Digest, Vec<u8>)], node: usize) {
     }
 }
 
+/// Takes a directory away, however busily the node fills it again meanwhile.
+fn remove_tree(dir: &Path) {
+    let removed = (0..1000).any(|_| fs::remove_dir_all(dir).is_ok());
+    assert!(removed, "{} cannot be removed", dir.display());
+}
+
 async fn healed(cluster: &TestCluster, blobs: &[(Digest, Vec<u8>)], node: usize) {
     let began = Instant::now();
     for (digest, bytes) in blobs {
@@ -92,12 +98,12 @@ async fn a_deleted_directory_of_blobs_comes_back_while_clients_pull() {
     let door = Door::new(cluster.api_addresses());
     let blobs = pushed(&cluster, &door).await;
     for directory in ["blobs", "sums", "quarantine"] {
-        fs::remove_dir_all(cluster.data_dir(1).join(directory)).unwrap();
+        remove_tree(&cluster.data_dir(1).join(directory));
         pull_all(&door, &blobs, 1).await;
         healed(&cluster, &blobs, 1).await;
     }
     // Pushes go on there too, and what nobody pulls comes back as well.
-    fs::remove_dir_all(cluster.data_dir(1).join("blobs")).unwrap();
+    remove_tree(&cluster.data_dir(1).join("blobs"));
     let bytes = noise(9, 200_000);
     let digest = door.push_blob("it/heal", &bytes).await;
     healed(&cluster, &blobs, 1).await;
@@ -126,6 +132,30 @@ async fn rot_that_nobody_reads_is_found_by_the_scrub_and_reported() {
     let scrub = status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == "n3").unwrap()["scrub"].clone();
     let bad = scrub["bad"].as_u64().unwrap();
     assert!(bad >= 1 && scrub["quarantined"].as_u64().unwrap() >= bad, "{scrub}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_has_all_nodes_verify_a_blob() {
+    let cluster = TestCluster::start(3).await;
+    let door = Door::new(cluster.api_addresses());
+    let blobs = pushed(&cluster, &door).await;
+    let (digest, bytes) = &blobs[4];
+    let mut rotten = bytes.clone();
+    rotten[0] ^= 1;
+    fs::write(file(cluster.data_dir(1), digest), rotten).unwrap();
+    let verify = async |all| {
+        let path = format!("/api/v1/blobs/{digest}/verify");
+        let answer = door.post(path).at(0).body(format!("{{\"all\": {all}}}")).send().await.expect_status(200).json();
+        let nodes = answer["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node["verdict"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(verify(false).await, ["good"]);
+    assert_eq!(verify(true).await.iter().filter(|verdict| *verdict == "quarantined").count(), 1);
+    healed(&cluster, &blobs, 1).await;
+    assert_eq!(verify(true).await, ["good", "good", "good"]);
+    let unknown = format!("/api/v1/blobs/sha256:{}/verify", "0".repeat(64));
+    door.post(unknown).send().await.expect_status(404);
+    door.post(format!("/api/v1/blobs/{digest}/verify")).body("{\"al\": true}").send().await.expect_status(400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

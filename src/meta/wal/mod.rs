@@ -94,6 +94,10 @@ pub(super) struct Hooks {
     pub(super) placed: Placed,
     /// A sync took this long.
     pub(super) synced: Box<dyn Fn(Duration) + Send>,
+    /// The disk is full: gives back space that was put by; false if there is none.
+    pub(super) relieve: Box<dyn Fn() -> bool + Send>,
+    /// The writer waits for space, or has some again.
+    pub(super) starving: Box<dyn Fn(bool) + Send>,
 }
 
 /// Sizes of the log's files.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{rename_durable, sync_dir};
+use crate::disk::{self, rename_durable, sync_dir};
 
 use super::record::{Checkpoint, Records, decode_batch};
 use super::segment_path;
@@ -15,6 +15,7 @@ use super::segment_path;
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u64,
+    pub(super) path: PathBuf,
     pub(super) file: Arc<File>,
     /// Where the next batch goes.
     pub(super) end: u64,
@@ -38,11 +39,11 @@ impl Segment {
         let mut records = Records::default();
         records.checkpoint(checkpoint);
         let batch = records.into_batch(number, 0, 0);
-        file.write_all_at(&batch, 0)?;
+        disk::write_all_at(&file, &beside, &batch, 0)?;
         file.sync_all()?;
         rename_durable(&beside, &path)?;
         let end = batch.len() as u64;
-        Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
+        Ok(Self { number, path, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
     }
 
     /// Opens the last segment after recovery: what is kept is written and synced once more, everything after `end` zeroed.
@@ -53,7 +54,8 @@ impl Segment {
     /// What is zeroed are bytes of batches that were never durable; left in place they could later pass for batches written
     /// after them. The space stays taken: a node must be able to start while the disk is full.
     pub(super) fn reopen(dir: &Path, number: u64, end: u64, capacity: u64) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).open(segment_path(dir, number))?;
+        let path = segment_path(dir, number);
+        let file = File::options().read(true).write(true).open(&path)?;
         let kept = read_kept(&file, number, end)?;
         erase(&file, end)?;
         file.write_all_at(&kept, 0)?;
@@ -65,7 +67,7 @@ impl Segment {
             Err(error) => return Err(error),
         };
         file.sync_all()?;
-        Ok(Self { number, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
+        Ok(Self { number, path, file: Arc::new(file), end, capacity, durable: end, announced: 0, index_max: None })
     }
 
     /// Cuts the segment to its true length and syncs it; nothing is written to it any more.

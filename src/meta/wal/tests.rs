@@ -9,6 +9,8 @@ use std::sync::mpsc::sync_channel;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use crate::disk::faults::{Step as DiskStep, inject};
+
 use super::*;
 
 const SIZES: Sizes = Sizes { segment_bytes: 4096 };
@@ -18,7 +20,13 @@ fn id(term: u64, index: u64) -> EntryId {
 }
 
 fn hooks() -> Hooks {
-    Hooks { files: Files::default(), placed: Box::new(|_| {}), synced: Box::new(|_| {}) }
+    Hooks {
+        files: Files::default(),
+        placed: Box::new(|_| {}),
+        synced: Box::new(|_| {}),
+        relieve: Box::new(|| false),
+        starving: Box::new(|_| {}),
+    }
 }
 
 fn body(id: EntryId) -> Vec<u8> {
@@ -33,17 +41,25 @@ struct Log {
 
 impl Log {
     fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_with(dir, hooks())
+    }
+
+    fn open_with(dir: &Path, hooks: Hooks) -> Result<Self, Error> {
         let recovered = recover(dir)?;
-        let wal = Wal::start(dir, &recovered, SIZES, hooks()).unwrap();
+        let wal = Wal::start(dir, &recovered, SIZES, hooks).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         Ok(Self { wal, runtime })
     }
 
     fn write(&self, write: impl FnOnce(Done) -> Write) {
+        self.try_write(write).unwrap();
+    }
+
+    fn try_write(&self, write: impl FnOnce(Done) -> Write) -> io::Result<()> {
         let (sender, receiver) = sync_channel(1);
         let done: Done = Box::new(move |result: io::Result<()>| sender.send(result).unwrap());
         self.runtime.block_on(self.wal.submit(write(done))).unwrap();
-        receiver.recv().unwrap().unwrap();
+        receiver.recv().unwrap()
     }
 
     fn append(&self, ids: impl IntoIterator<Item = EntryId>) {
@@ -384,4 +400,58 @@ proptest! {
         let expected: Vec<_> = model.entries.iter().map(|id| (*id, body(*id))).collect();
         prop_assert_eq!(entries, expected);
     }
+}
+
+#[test]
+fn a_full_disk_takes_what_was_put_by_and_is_then_waited_for() {
+    const ENOSPC: i32 = 28;
+    let dir = tempfile::tempdir().unwrap();
+    let no_room_for = |number| inject(&segment_path(dir.path(), number).with_extension("new"), DiskStep::Write, ENOSPC);
+    let put_by = Mutex::new(Some(no_room_for(2)));
+    let full = no_room_for(3);
+    let waits = Arc::new(AtomicBool::new(false));
+    let waited = waits.clone();
+    let hooks = Hooks {
+        relieve: Box::new(move || put_by.lock().unwrap().take().is_some()),
+        starving: Box::new(move |starving| waits.store(starving, Ordering::Relaxed)),
+        ..hooks()
+    };
+    let log = Log::open_with(dir.path(), hooks).unwrap();
+    let last = std::thread::scope(|scope| {
+        let frees = scope.spawn(|| {
+            while !waited.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            let segments = segment::list(dir.path()).unwrap().len();
+            drop(full);
+            segments
+        });
+        let mut index = 0;
+        while segment::list(dir.path()).unwrap().len() < 3 {
+            log.append([id(1, index)]);
+            index += 1;
+        }
+        assert_eq!(frees.join().unwrap(), 2, "the first time there was something to give back");
+        index
+    });
+    assert!(!waited.load(Ordering::Relaxed));
+    drop(log);
+    assert_eq!(read(dir.path()).unwrap().1.len() as u64, last, "nothing is lost");
+}
+
+#[test]
+fn a_log_that_failed_a_sync_acknowledges_nothing_any_more() {
+    const EIO: i32 = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    log.append([id(1, 0)]);
+    let broken = inject(&segment_path(dir.path(), 1), DiskStep::Sync, EIO);
+    let append = |index| {
+        let entries = vec![(id(1, index), body(id(1, index)))];
+        log.try_write(|done| Write::Append { entries, done })
+    };
+    assert!(append(1).is_err());
+    drop(broken);
+    // The kernel calls the pages clean now: a sync that succeeds says nothing.
+    assert!(append(2).is_err());
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
-use crate::disk::sync_dir;
+use crate::disk::{self, sync_dir};
 
 use super::record::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, Checkpoint, Records};
 use super::recovery::open_last;
@@ -182,7 +181,7 @@ impl Writer {
         }
         let start = self.segment.end;
         let batch = records.into_batch(self.segment.number, start, self.segment.durable);
-        self.segment.file.write_all_at(&batch, start)?;
+        disk::write_all_at(&self.segment.file, &self.segment.path, &batch, start)?;
         self.segment.end = start + batch.len() as u64;
         self.segment.announced = self.segment.durable;
         if let Some((last, ..)) = placed.last() {
@@ -206,7 +205,7 @@ impl Writer {
 
     fn sync(&mut self) -> io::Result<()> {
         let begun = Instant::now();
-        self.segment.file.sync_data()?;
+        disk::sync_file(&self.segment.file, &self.segment.path)?;
         self.segment.durable = self.segment.end;
         (self.hooks.synced)(begun.elapsed());
         Ok(())
@@ -221,7 +220,7 @@ impl Writer {
         }
         let (number, end) = (self.segment.number, self.segment.end);
         let batch = Records::default().into_batch(number, end, self.segment.durable);
-        match self.segment.file.write_all_at(&batch, end) {
+        match disk::write_all_at(&self.segment.file, &self.segment.path, &batch, end) {
             Ok(()) => {
                 self.segment.end = end + batch.len() as u64;
                 self.segment.announced = self.segment.durable;
@@ -243,17 +242,25 @@ impl Writer {
         let next = loop {
             match Segment::create(&self.dir, number, capacity, &self.state) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && !self.closing.load(Ordering::Relaxed) => {
-                    if !warned {
-                        tracing::error!(%error, "no space for the log, waiting for some");
-                        warned = true;
-                    }
                     let beside = segment_path(&self.dir, number).with_extension("new");
                     fs::remove_file(beside).or_else(ignore_missing)?;
+                    if (self.hooks.relieve)() {
+                        continue;
+                    }
+                    if !warned {
+                        tracing::error!(%error, "no space for the log, waiting for some");
+                        (self.hooks.starving)(true);
+                        warned = true;
+                    }
                     std::thread::sleep(SPACE_RETRY);
                 }
                 other => break other?,
             }
         };
+        if warned {
+            tracing::info!("space for the log again");
+            (self.hooks.starving)(false);
+        }
         self.files.insert(number, next.file.clone());
         let before = std::mem::replace(&mut self.segment, next);
         self.sealed.push((before.number, before.index_max));

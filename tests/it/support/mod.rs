@@ -44,6 +44,7 @@ fn config(dir: &Path, at: usize, ports: &[u16], nodes: usize) -> Config {
     // Snapshots and purges happen within a test.
     config.raft.snapshot_entries = 200;
     config.raft.keep_entries = 100;
+    config.raft.reserve = 1 << 20;
     config.storage.free_min = 0;
     config.storage.free_reserve = 0;
     config
