@@ -1,4 +1,4 @@
-//! The command line: `dev`, `serve`, `cluster status`, `config check`, `config show`.
+//! The command line: `dev`, `serve`, `cluster status`, `cluster policy`, `config check`, `config show`.
 //!
 //! Owns nothing. Output for people and scripts goes to standard output, logs to standard error. Exit codes: 0 done or
 //! stopped, 1 failed (a critical task ended), 64 bad configuration or usage. Start reading at [`run`].
@@ -8,6 +8,7 @@ mod cluster;
 mod dev;
 mod fsck;
 mod gc;
+mod policy;
 mod print;
 mod repair;
 mod serve;
@@ -62,6 +63,8 @@ enum ClusterCommand {
     /// Make, list and take back tokens by which nodes join.
     #[command(subcommand)]
     Token(cluster::Tokens),
+    /// Show how many copies of each blob there should be, or agree on another number.
+    Policy(policy::Options),
     #[command(flatten)]
     Prepare(cluster::Prepare),
     #[command(flatten)]
@@ -112,6 +115,7 @@ pub fn run() -> ExitCode {
         Command::Gc(command) => gc::run(&command),
         Command::Blob(command) => blob::run(&command),
         Command::Fsck(options) => fsck::run(&options),
+        Command::Cluster(ClusterCommand::Policy(options)) => policy::run(&options),
         Command::Config(ConfigCommand::Check(options)) => match load(options.config.as_deref()) {
             Ok(_) => print::line("configuration is valid"),
             Err(code) => code,

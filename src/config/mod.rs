@@ -115,6 +115,8 @@ pub struct Node {
     pub zone: String,
     /// Its region: a group of zones that are near each other.
     pub region: String,
+    /// Its share of the bytes relative to other nodes.
+    pub weight: u32,
     /// Where everything it keeps lies.
     pub data_dir: PathBuf,
     /// How long a graceful stop may wait for open requests.
@@ -128,6 +130,7 @@ impl Default for Node {
             name: "rafthold".to_owned(),
             zone: "default".to_owned(),
             region: "default".to_owned(),
+            weight: 1,
             data_dir: PathBuf::from("rafthold-data"),
             stop_grace: Duration::from_secs(20),
         }
@@ -346,6 +349,7 @@ impl Config {
                 format!("`{text}` is not 1 to 63 letters, digits, `-`, `_` or `.`")
             })?;
         }
+        check((1..=1000).contains(&self.node.weight), "node.weight", || "it must be from 1 to 1000".to_owned())?;
         check(!self.node.data_dir.as_os_str().is_empty(), "node.data_dir", || "it is empty".to_owned())
     }
 

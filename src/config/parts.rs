@@ -19,6 +19,7 @@ impl Config {
             log_entries_kept: self.raft.keep_entries,
             out_after_ms: millis(self.cluster.out_after),
             reserve_bytes: self.raft.reserve,
+            copies: self.storage.copies,
             ..meta::Config::default()
         }
     }

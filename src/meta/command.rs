@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, MediaType, RepositoryName, Tag, UploadId};
-use crate::topology::{ClusterId, NodeId, NodeState, Region, Zone};
+use crate::topology::{ClusterId, NodeId, NodeState, Policy, Region, Zone};
 
 use super::plan::{PlanChange, TokenHash, TokenJoin};
 
@@ -327,6 +327,13 @@ pub enum Command {
         /// What is to be spared: the proposer's, so the same wherever it is applied.
         rules: CollectionRules,
     },
+    /// Says how many copies of each blob there should be. From level 2 on.
+    SetPolicy {
+        /// From now on.
+        policy: Policy,
+        /// Only if nothing is agreed yet: the leader's proposal must not undo an operator's.
+        first: bool,
+    },
 }
 
 impl Command {
@@ -335,7 +342,7 @@ impl Command {
     pub const fn feature_level(&self) -> u32 {
         match self {
             Self::ChangePlan(_) | Self::CreateToken { .. } | Self::RevokeToken { .. } | Self::JoinByToken(_) => 2,
-            Self::RenewLeases { .. } | Self::Collect { .. } => 2,
+            Self::RenewLeases { .. } | Self::Collect { .. } | Self::SetPolicy { .. } => 2,
             _ => 1,
         }
     }
@@ -476,4 +483,6 @@ pub enum Rejection {
     TokenExpired,
     /// Another key has used the token.
     TokenUsed,
+    /// The policy's numbers make no sense.
+    PolicyInvalid,
 }

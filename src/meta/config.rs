@@ -45,6 +45,8 @@ pub struct Config {
     pub log_cache_bytes: usize,
     /// How long a node may be away before the leader counts it out, in milliseconds (P13).
     pub out_after_ms: u64,
+    /// Copies of each blob that this node proposes, if it leads when none are agreed on yet.
+    pub copies: u32,
 }
 
 impl Default for Config {
@@ -60,6 +62,7 @@ impl Default for Config {
             log_cache_entries: 4096,
             log_cache_bytes: 8 << 20,
             out_after_ms: 600_000,
+            copies: 3,
         }
     }
 }

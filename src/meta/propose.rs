@@ -43,6 +43,14 @@ impl Core {
     /// Proposes `command` at the leader, wherever it is, until `limit` has passed.
     pub(super) async fn propose(&self, command: Command, limit: Duration) -> Result<Applied, ProposeError> {
         let deadline = Instant::now() + limit;
+        // Old nodes could not read it: they would have to stop.
+        let view = self.published.current();
+        let agreed = view.state.feature_level();
+        if command.feature_level() > agreed {
+            let response = Response::Rejected(Rejection::FeatureLevel { agreed });
+            return Ok(Applied { index: view.index, response });
+        }
+        drop(view);
         let mut proposal = self.proposal(command).await;
         let mut outcome = Outcome::None;
         let mut hint = None;

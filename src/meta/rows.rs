@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::oci::{Digest, RepositoryName, Tag, UploadId};
-use crate::topology::{NodeId, Topology};
+use crate::topology::{NodeId, Policy, Topology};
 
 use super::command::{HeldExtent, LogTime, ReferenceKind, Rejection, RequestId, Response};
 use super::plan::{Plan, TokenHash, TokenRow};
@@ -69,9 +69,18 @@ impl State {
     }
 
     /// Derives the topology from the nodes.
+    /// Puts or replaces the policy.
+    pub(super) fn put_policy(&mut self, policy: Policy) {
+        self.sum.add(&Record::Policy(policy.clone()));
+        if let Some(old) = self.policy.replace(policy) {
+            self.sum.subtract(&Record::Policy(old));
+        }
+    }
+
+    /// Derives the topology from the nodes and the policy.
     pub(super) fn rebuild_topology(&mut self) {
         let nodes = self.nodes.iter().map(|(id, row)| (*id, row.record.clone())).collect();
-        self.topology = Arc::new(Topology { index: self.head.topology_index, nodes });
+        self.topology = Arc::new(Topology { index: self.head.topology_index, nodes, policy: self.policy.clone() });
     }
 }
 

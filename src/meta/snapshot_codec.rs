@@ -126,6 +126,11 @@ impl StateBuilder {
                 expect(!state.tokens.contains(&token), "a second one")?;
                 state.put_token(token, row);
             }
+            Record::Policy(policy) => {
+                expect(state.policy.is_none(), "a second one")?;
+                expect(policy.validate().is_ok(), "no such policy")?;
+                state.put_policy(policy);
+            }
         }
         Ok(())
     }

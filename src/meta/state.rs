@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::oci::{Digest, ExtentId, RepositoryName, Tag, UploadId};
-use crate::topology::{ClusterId, NodeId, Topology};
+use crate::topology::{ClusterId, NodeId, Policy, Topology};
 
 use super::command::{LogTime, RequestId};
 use super::plan::{Plan, TokenHash, TokenRow};
@@ -14,6 +14,8 @@ use super::state_hash::HashSum;
 use super::tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
 
 /// The highest feature level that this binary knows; a state above it must not be applied (P8).
+///
+/// 1: the first. 2: agreed placement policy.
 pub const FEATURE_LEVEL_MAX: u32 = 2;
 /// The level from which on leases are kept up and links are collected (P23).
 pub(super) const LEASES_LEVEL: u32 = 2;
@@ -37,6 +39,7 @@ pub struct State {
     pub(super) outcomes: SortedMap<RequestId, Arc<OutcomeRow>>,
     pub(super) plan: Arc<Plan>,
     pub(super) tokens: SortedMap<TokenHash, TokenRow>,
+    pub(super) policy: Option<Policy>,
 
     pub(super) content_order: SortedSet<(u64, Arc<Digest>)>,
     pub(super) blob_repositories: SortedSet<(Arc<Digest>, RepositoryName)>,
@@ -187,6 +190,7 @@ impl State {
             .chain(self.outcomes.iter().map(|(id, row)| Record::Outcome(*id, Arc::clone(row))))
             .chain((*self.plan != Plan::default()).then(|| Record::Plan(Plan::clone(&self.plan))))
             .chain(self.tokens.iter().map(|(hash, row)| Record::Token(*hash, row.clone())))
+            .chain(self.policy.iter().cloned().map(Record::Policy))
     }
 }
 

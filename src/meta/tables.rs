@@ -20,6 +20,7 @@
 //! 11  Plan         plan                                (one row, or none)       what operators decided about members
 //! 12  Token        tokens                              SHA-256 of the token     expiry, who used it
 //! 13  Lease        repositories[name].leases           digest of a manifest     log time of its last use, whether orphaned
+//! 14  Policy       policy                              (one row, or none)       copies in all and per region
 //!
 //! derived: contents[].blobs, .manifests      how many repositories link it as a blob, hold it as a manifest
 //!          content_order                     (log index, digest) of every content: what began to count since an index
@@ -32,7 +33,7 @@
 //!          uploads_of                        principal -> open sessions
 //!          extents                           extent id -> session, of open sessions
 //!          outcomes_by_time                  (kept until, request id)
-//!          topology                          nodes as placement sees them
+//!          topology                          nodes and policy as placement sees them
 //! ```
 
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{Digest, RepositoryName, Tag, UploadId};
-use crate::topology::{ClusterId, NodeId, NodeRecord};
+use crate::topology::{ClusterId, NodeId, NodeRecord, Policy};
 
 use super::command::{HeldExtent, LogTime, RequestId, Response};
 use super::plan::{Plan, TokenHash, TokenRow};
@@ -63,7 +64,7 @@ pub struct Head {
     pub log_time: LogTime,
     /// The log index of the membership in force (P18).
     pub membership_index: u64,
-    /// The log index that last changed the nodes.
+    /// The log index that last changed the nodes or the policy.
     pub topology_index: u64,
 }
 
@@ -158,6 +159,8 @@ pub enum Record {
     Token(TokenHash, TokenRow),
     /// 13: what a manifest that nothing names lives by.
     Lease(RepositoryName, Digest, ManifestLease),
+    /// 14: how many copies there should be.
+    Policy(Policy),
 }
 
 impl Record {
@@ -179,6 +182,7 @@ impl Record {
             Self::Plan(_) => 11,
             Self::Token(..) => 12,
             Self::Lease(..) => 13,
+            Self::Policy(_) => 14,
         }
     }
 }

@@ -230,7 +230,7 @@ impl Ground {
             seed: self.env.seed.clone(),
             blobs: blobs.clone(),
             upkeep: upkeep.clone(),
-            copies_wanted: config.storage.copies as usize,
+            copies_configured: config.storage.copies,
             write_copies: config.storage.write_copies as usize,
             started: self.started,
         };
@@ -240,6 +240,7 @@ impl Ground {
         self.critical("gossip", rounds);
         self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone(), meta.status().me));
         self.critical("own record", wiring::keep_record(meta.clone(), description));
+        self.critical("policy", wiring::compare_policy(meta.clone(), config.storage.copies));
 
         let registry = self.open_registry(&auth, &meta, replicas, blobs);
         let upkeep_stop = self.start_upkeep(&upkeep);

@@ -214,6 +214,29 @@ pub(super) async fn keep_record(meta: Meta, wanted: NodeDescription) {
     }
 }
 
+/// Says so, when the agreed number of copies is not the one that this node is configured with.
+pub(super) async fn compare_policy(meta: Meta, copies_configured: u32) {
+    let mut topology = meta.topology();
+    let mut said = None;
+    loop {
+        let policy = topology.borrow_and_update().policy.clone();
+        if policy != said {
+            if let Some(policy) = policy.as_ref().filter(|policy| policy.copies != copies_configured) {
+                let copies = policy.copies;
+                tracing::warn!(
+                    copies,
+                    copies_configured,
+                    "`storage.copies` is not what the cluster has agreed on (`rafthold cluster policy`), and has no effect"
+                );
+            }
+            said = policy;
+        }
+        if topology.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Says when the node is ready, for the first time: from then on it is, until it stops.
 pub(super) async fn become_ready(meta: Meta, gossip: Gossip, health: Health) {
     loop {
@@ -263,7 +286,7 @@ pub(super) fn description(config: &Config, api: std::net::SocketAddr, rpc: std::
         region: crate::topology::Region(config.node.region.clone()),
         rpc_address: advertised,
         api_url: config.api_url(api),
-        weight: 1,
+        weight: config.node.weight,
         key_fingerprint: [0; 32],
     }
 }

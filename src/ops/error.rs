@@ -30,6 +30,16 @@ impl Refusal {
         code: "bad_query",
         message: "the query parameters are not as the description at /api/v1/openapi.json has them",
     };
+    pub(super) const NO_QUORUM: Self = Self {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: "no_quorum",
+        message: "no leader with a quorum took it in time: it may or may not take effect; look, and try again",
+    };
+    pub(super) const FEATURE_LEVEL: Self = Self {
+        status: StatusCode::CONFLICT,
+        code: "feature_level",
+        message: "not every node knows this yet: upgrade all of them first",
+    };
     pub(super) const NOT_READY: Self = Self {
         status: StatusCode::SERVICE_UNAVAILABLE,
         code: "not_ready",

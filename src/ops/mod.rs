@@ -13,6 +13,7 @@ mod members;
 mod openapi;
 mod openapi_gc;
 mod openapi_members;
+mod policy;
 mod report;
 mod routes;
 mod service;
@@ -60,8 +61,8 @@ pub struct Parts {
     pub blobs: BlobStore,
     /// This node's bytes compared with what should be.
     pub upkeep: Upkeep,
-    /// Copies wanted of each blob.
-    pub copies_wanted: usize,
+    /// Copies of each blob that this node is configured to want.
+    pub copies_configured: u32,
     /// Copies that a push waits for.
     pub write_copies: usize,
     /// When the node was started.

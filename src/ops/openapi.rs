@@ -33,12 +33,18 @@ fn own_paths() -> Value {
             "/api/v1/cluster/status": {
                 "get": document("Shows the cluster as this node sees it.", &json!({ "$ref": "#/components/schemas/Status" })),
             },
+            "/api/v1/cluster/policy": {
+                "get": document("Shows how many copies of each blob there should be.", &json!({ "$ref": "#/components/schemas/AgreedPolicy" })),
+                "put": set_policy(),
+            },
         },
         "components": {
             "securitySchemes": { "basic": { "type": "http", "scheme": "basic" } },
             "schemas": {
                 "Status": status(),
                 "Node": node(),
+                "Policy": policy(),
+                "AgreedPolicy": agreed_policy(),
                 "Error": error(),
                 "Collection": openapi_gc::collection(),
                 "CollectionPlan": openapi_gc::planned(),
@@ -77,6 +83,58 @@ pub(super) fn document(summary: &str, schema: &Value) -> Value {
     })
 }
 
+fn set_policy() -> Value {
+    let mut operation = document(
+        "Agrees on how many copies of each blob there should be: replaces the whole policy.",
+        &json!({ "$ref": "#/components/schemas/AgreedPolicy" }),
+    );
+    operation["requestBody"] = json!({
+        "required": true,
+        "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Policy" } } },
+    });
+    for (status, meaning) in [
+        ("400", "The policy makes no sense, or asks for fewer copies than this node waits for at a push."),
+        ("409", "A node's binary is too old for agreed policies."),
+        ("503", "The node is starting, or no leader with a quorum took it in time."),
+    ] {
+        operation["responses"][status] = json!({
+            "description": meaning,
+            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
+        });
+    }
+    operation
+}
+
+fn policy() -> Value {
+    let count = || json!({ "type": "integer", "minimum": 1, "maximum": 16 });
+    json!({
+        "type": "object",
+        "required": ["copies"],
+        "additionalProperties": false,
+        "properties": {
+            "copies": count(),
+            "regions": {
+                "type": "object",
+                "additionalProperties": count(),
+                "description": "Copies in each region at least; what they leave of `copies` goes wherever it spreads best.",
+            },
+        },
+    })
+}
+
+fn agreed_policy() -> Value {
+    json!({
+        "type": "object",
+        "required": ["copies", "regions", "agreed", "index"],
+        "properties": {
+            "copies": { "type": "integer" },
+            "regions": { "type": "object", "additionalProperties": { "type": "integer" } },
+            "agreed": { "type": "boolean", "description": "False: nothing is agreed on, each node goes by its own configuration." },
+            "index": { "type": "integer", "description": "The log index that last changed what placement depends on." },
+        },
+    })
+}
+
 fn status() -> Value {
     json!({
         "type": "object",
@@ -88,6 +146,7 @@ fn status() -> Value {
             "version": { "type": "string" },
             "open": { "type": "boolean", "description": "The first nodes are all here: writes are taken." },
             "asked": { "type": "integer", "description": "The node that answers." },
+            "policy": { "$ref": "#/components/schemas/Policy" },
             "nodes": { "type": "array", "items": { "$ref": "#/components/schemas/Node" } },
             "blobs": {
                 "type": "object",

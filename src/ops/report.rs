@@ -34,6 +34,8 @@ pub struct Report {
     pub(super) fetched: u64,
     /// All linked content was compared with the disk since the start.
     pub(super) compared: bool,
+    /// Copies of each blob that its configuration names; 0 if it does not say.
+    pub(super) copies_configured: u32,
     pub(super) uptime_seconds: u64,
     pub(super) pid: u32,
     /// Bytes of what is missing on this node.
@@ -133,6 +135,7 @@ pub(super) fn own(parts: &Parts) -> Report {
         fetching: progress.running as u64,
         fetched: progress.done,
         compared: progress.compared,
+        copies_configured: parts.copies_configured,
         uptime_seconds: parts.started.elapsed().as_secs(),
         pid: std::process::id(),
         bytes_left: progress.bytes_left,

@@ -7,7 +7,7 @@ use axum::routing::{delete, get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::error::{Refusal, json};
-use super::{Health, Parts, Stage, access, gc, members, openapi, status, tokens, verify};
+use super::{Health, Parts, Stage, access, gc, members, openapi, policy, status, tokens, verify};
 
 /// The routes of a node that is not whole yet: it lives, and is not ready.
 pub fn starting(health: Health) -> Router {
@@ -30,6 +30,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/v1/gc/run", get(gc::running).post(gc::run))
         .route("/api/v1/cluster/tokens", get(tokens::list).post(tokens::create))
         .route("/api/v1/cluster/tokens/{id}", delete(tokens::revoke))
+        .route("/api/v1/cluster/policy", get(policy::show).put(policy::set))
         .route("/api/v1/openapi.json", get(description))
         .method_not_allowed_fallback(|| async { Refusal::METHOD })
         .with_state(parts.clone());

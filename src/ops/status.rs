@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::gossip::{Liveness, Members};
 use crate::meta::VoterSets;
 use crate::meta::plan::{Leave, Plan, Vote};
-use crate::topology::{NodeId, NodeRecord, NodeState, Topology};
+use crate::topology::{NodeId, NodeRecord, NodeState, Policy, Topology};
 use crate::upkeep::{Drain, Survey};
 
-use super::{Parts, Report, gc, report, wire};
+use super::{Parts, Report, gc, policy, report, wire};
 
 /// A certificate is renewed when a third of its year is left; under this something is wrong.
 const CERTIFICATE_DAYS_MIN: u64 = 60;
@@ -32,7 +32,7 @@ pub(super) async fn cluster(parts: &Parts) -> Value {
         asked,
         open: parts.meta.local().is_open(),
         voters: parts.meta.voter_sets(),
-        copies_wanted: parts.copies_wanted,
+        policy: policy::current(parts, &topology),
         survey: *parts.upkeep.survey().borrow(),
         topology: &topology,
         members: &members,
@@ -48,7 +48,7 @@ struct Seen<'a> {
     asked: NodeId,
     open: bool,
     voters: VoterSets,
-    copies_wanted: usize,
+    policy: Policy,
     survey: Survey,
     topology: &'a Topology,
     members: &'a Members,
@@ -68,6 +68,7 @@ impl Seen<'_> {
             "version": env!("CARGO_PKG_VERSION"),
             "open": self.open,
             "asked": self.asked.0,
+            "policy": { "copies": self.policy.copies, "regions": self.policy.regions },
             "nodes": nodes,
             "blobs": {
                 "under_replicated": self.under_replicated(),
@@ -223,7 +224,7 @@ impl Seen<'_> {
         let found = self.surveyed(|survey| survey.under_replicated)?;
         let missing = self.reports.values().map(|report| report.missing).max().unwrap_or(0);
         // what lies on a node that is away is no copy in reach; every node is wanted for everything where nodes are few
-        let all_hold_all = self.topology.members() <= self.copies_wanted;
+        let all_hold_all = self.topology.members() <= self.policy.total() as usize;
         let away = if all_hold_all && !self.all_answered() { self.survey.contents } else { 0 };
         Some(found.max(missing).max(away))
     }
@@ -260,6 +261,13 @@ impl Seen<'_> {
         for report in self.reports.values() {
             if *hashes.entry(report.applied).or_insert(report.state_hash) != report.state_hash {
                 warnings.push(format!("nodes differ in their state at log index {}", report.applied));
+            }
+            let copies = report.copies_configured;
+            if self.topology.policy.is_some() && copies != 0 && copies != self.policy.copies {
+                warnings.push(format!(
+                    "node {} is configured for {copies} copies, agreed are {}: see `rafthold cluster policy`",
+                    report.node, self.policy.copies
+                ));
             }
             if report.refuses_writes {
                 warnings.push(format!("node {} refuses new bytes: its disk is nearly full", report.node));

@@ -226,7 +226,8 @@ impl From<Rejection> for Error {
             | Rejection::PlanChanged
             | Rejection::TokenUnknown
             | Rejection::TokenExpired
-            | Rejection::TokenUsed) => Self::internal(Unexpected::Rejection(rejection)),
+            | Rejection::TokenUsed
+            | Rejection::PolicyInvalid) => Self::internal(Unexpected::Rejection(rejection)),
         }
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::env::{BoxFuture, Env};
 use crate::oci::{Digest, ExtentId, HashState};
-use crate::topology::{NodeId, NodeState, Topology, placement};
+use crate::topology::{NodeId, NodeState, Policy, Topology, placement};
 use crate::transfer::Local;
 
 use in_flight::InFlight;
@@ -148,10 +148,21 @@ impl Replicas {
         self.wanted_holders(digest).contains(&self.me())
     }
 
-    /// The nodes that placement wants a copy of the blob on, best first.
+    /// The nodes that placement wants a copy of the blob on, best first: by the agreed policy, and by this node's own
+    /// number of copies only while none is agreed on.
     #[must_use]
     pub fn wanted_holders(&self, digest: &Digest) -> Vec<NodeId> {
-        placement(digest, &self.topology(), self.0.config.copies)
+        let topology = self.topology();
+        match &topology.policy {
+            Some(policy) => placement(digest, &topology, policy),
+            None => placement(digest, &topology, &Policy::of_copies(self.copies_configured())),
+        }
+    }
+
+    /// The copies that this node is configured to want, agreed on or not.
+    #[must_use]
+    pub fn copies_configured(&self) -> u32 {
+        u32::try_from(self.0.config.copies).unwrap_or(u32::MAX)
     }
 
     /// Whether somebody is writing the extent on this node right now.

@@ -6,7 +6,11 @@
 mod distance;
 mod node;
 mod placement;
+#[cfg(test)]
+mod placement_tests;
+mod policy;
 
 pub use distance::{Distance, distance, nearest_first};
 pub use node::{ClusterId, NodeId, NodeRecord, NodeState, Region, Topology, Zone};
 pub use placement::{placement, placement_order};
+pub use policy::{Policy, PolicyError};

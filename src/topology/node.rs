@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Policy;
+
 /// Identifies a node for ever: an integer given out by the agreed state and never used again (P10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(transparent)]
@@ -113,13 +115,15 @@ pub struct NodeRecord {
     pub state: NodeState,
 }
 
-/// The agreed set of nodes at one log index.
+/// The agreed set of nodes at one log index, and how many copies they should hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Topology {
     /// The log index that last changed it.
     pub index: u64,
     /// The nodes by id.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The agreed policy; none before the first leader that knows of policies has proposed one.
+    pub policy: Option<Policy>,
 }
 
 impl Topology {

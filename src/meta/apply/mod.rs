@@ -23,7 +23,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::oci::{Digest, HashState, RepositoryName, Tag, UploadId};
-use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState};
+use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState, Policy};
 
 use super::command::{
     CollectionRules, Command, Condition, HeldExtent, LogTime, Proposal, PutManifest, ReferenceKind, Rejection, Response,
@@ -122,6 +122,7 @@ impl State {
                 false => Err(Rejection::TokenUnknown),
             },
             Command::JoinByToken(join) => self.join_by_token(context, join),
+            Command::SetPolicy { policy, first } => self.set_policy(context, policy, *first),
             _ if !self.head.open => Err(Rejection::NotOpen),
             command => self.execute_open(context, command),
         }
@@ -184,7 +185,8 @@ impl State {
             | Command::ChangePlan(_)
             | Command::CreateToken { .. }
             | Command::RevokeToken { .. }
-            | Command::JoinByToken(_) => unreachable!("`execute` takes these, open or not"),
+            | Command::JoinByToken(_)
+            | Command::SetPolicy { .. } => unreachable!("`execute` takes these, open or not"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::meta::plan::{Leave, Plan};
 
-use super::{Answer, ClusterId, Context, NodeId, NodeRecord, NodeRow, NodeState, Rejection, Response, State};
+use super::{Answer, ClusterId, Context, NodeId, NodeRecord, NodeRow, NodeState, Policy, Rejection, Response, State};
 
 impl State {
     pub(super) fn form_cluster(&mut self, cluster: ClusterId, nodes_expected: u32) -> Answer {
@@ -116,6 +116,17 @@ impl State {
     fn topology_changed(&mut self, context: Context) {
         self.head.topology_index = context.index;
         self.rebuild_topology();
+    }
+
+    /// Agrees on how many copies there should be; the topology's index changes with it, as placement does.
+    pub(super) fn set_policy(&mut self, context: Context, policy: &Policy, first: bool) -> Answer {
+        policy.validate().map_err(|_| Rejection::PolicyInvalid)?;
+        let same_or_late = self.policy.as_ref().is_some_and(|agreed| first || agreed == policy);
+        if !same_or_late {
+            self.put_policy(policy.clone());
+            self.topology_changed(context);
+        }
+        Ok(Response::Done)
     }
 
     /// Raises the agreed level for good, if every node knows the new one (P8).

@@ -13,7 +13,7 @@ use crate::meta::command::{
 use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, TokenJoin, Vote};
 use crate::meta::{Referrer, SnapshotError, State, StateBuilder, decode_record, encode_record};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, RepositoryName, Tag, UploadId};
-use crate::topology::{ClusterId, NodeId, NodeState, Region, Zone};
+use crate::topology::{ClusterId, NodeId, NodeState, Policy, Region, Zone};
 
 const REPOSITORIES: [&str; 2] = ["a", "b/c"];
 const TAGS: [&str; 3] = ["t", "u", "v"];
@@ -184,7 +184,9 @@ fn node_commands() -> impl Strategy<Value = Command> {
     let removes = (1u64..6).prop_map(|node| Command::RemoveNode { node: NodeId(node) });
     let raises = (0u32..4).prop_map(|level| Command::RaiseFeatureLevel { level });
     let forms = (1u128..3).prop_map(|id| Command::FormCluster { cluster: ClusterId(id), nodes_expected: 3 });
-    prop_oneof![4 => joins, 3 => updates, 3 => marks, 1 => removes, 1 => raises, 1 => forms, 4 => plans()]
+    let policies = (0u32..4, any::<bool>())
+        .prop_map(|(copies, first)| Command::SetPolicy { policy: Policy::of_copies(copies), first });
+    prop_oneof![4 => joins, 3 => updates, 3 => marks, 1 => removes, 1 => raises, 1 => forms, 4 => plans(), 1 => policies]
 }
 
 /// What operators decide; in vain while the agreed level is 1.
@@ -459,6 +461,8 @@ fn holds(condition: &Option<Condition>, current: Option<&Digest>) -> bool {
 fn records_carry_their_drawn_number_and_a_version() {
     let mut state = opened();
     let steps = [
+        Command::RaiseFeatureLevel { level: 2 },
+        Command::SetPolicy { policy: Policy::of_copies(2), first: true },
         Command::AddNode {
             name: "x".to_owned(),
             zone: Zone("z".to_owned()),
@@ -502,7 +506,7 @@ fn records_carry_their_drawn_number_and_a_version() {
     }
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers, (0..=10).chain([13]).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..=14).collect::<Vec<_>>());
     assert!(matches!(decode_record(&[1, 99, 0]), Err(SnapshotError::Malformed { .. })));
     assert_eq!(decode_record(&[]), Err(malformed("empty")));
 }

@@ -8,12 +8,12 @@ use crate::meta::command::{
 };
 use crate::meta::{Referrer, State};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, RepositoryName, Tag, UploadId};
-use crate::topology::{ClusterId, NodeId, NodeState, Region, Zone};
+use crate::topology::{ClusterId, NodeId, NodeState, Policy, Region, Zone};
 
 use Rejection::{
     BlobUnknown, Busy, ClusterMismatch, ConditionFailed, Expired, FeatureLevel, ManifestUnknown, MembershipChanged,
-    NameTaken, NodeUnknown, NotOpen, OffsetMismatch, Referenced, RepositoryUnknown, SizeMismatch, TagUnknown,
-    TooManyUploads, UploadClosed, UploadUnknown,
+    NameTaken, NodeUnknown, NotOpen, OffsetMismatch, PolicyInvalid, Referenced, RepositoryUnknown, SizeMismatch,
+    TagUnknown, TooManyUploads, UploadClosed, UploadUnknown,
 };
 
 /// A state with a log around it: each command gets the next index and a request id of its own.
@@ -300,6 +300,25 @@ mod cluster {
         fixture.accepts(Command::RaiseFeatureLevel { level: 1 });
         assert_eq!(fixture.state.feature_level(), 2);
         fixture.refuses(update(1, 1), FeatureLevel { agreed: 2 });
+    }
+
+    #[test]
+    fn a_policy_needs_its_level_and_moves_the_topology_and_the_first_yields_to_any() {
+        let mut fixture = Fixture::open();
+        let set = |copies, first| Command::SetPolicy { policy: Policy::of_copies(copies), first };
+        fixture.refuses(set(3, true), FeatureLevel { agreed: 1 });
+        assert_eq!(fixture.state.topology().policy, None);
+        fixture.accepts(Command::RaiseFeatureLevel { level: 2 });
+        fixture.accepts(set(3, true));
+        assert_eq!(fixture.state.topology().policy, Some(Policy::of_copies(3)));
+        assert_eq!(fixture.state.topology().index, fixture.index);
+        fixture.accepts(set(4, false));
+        let index = fixture.index;
+        fixture.accepts(set(2, true));
+        fixture.accepts(set(4, false));
+        fixture.refuses(set(0, false), PolicyInvalid);
+        assert_eq!(fixture.state.topology().policy, Some(Policy::of_copies(4)));
+        assert_eq!(fixture.state.topology().index, index, "nothing changed since");
     }
 }
 

@@ -17,7 +17,7 @@ use openraft::ChangeMembers;
 use openraft::impls::EmptyNode;
 use tokio::time::{Instant, timeout};
 
-use crate::topology::NodeId;
+use crate::topology::{NodeId, Policy};
 
 use super::State;
 use super::command::{Command, Response};
@@ -111,6 +111,7 @@ impl Core {
         self.mark_nodes(&mut reign.away).await;
         self.open_when_complete().await;
         self.raise_feature_level().await;
+        self.agree_on_policy().await;
         self.expire_uploads().await;
     }
 
@@ -170,6 +171,15 @@ impl Core {
         let lowest = state.nodes().map(|node| node.feature_level).min();
         if let Some(level) = lowest.filter(|level| *level > state.feature_level()) {
             self.propose_own(Command::RaiseFeatureLevel { level }).await;
+        }
+    }
+
+    /// Makes this node's number of copies the agreed one, if there is none: a new cluster, or one from before policies.
+    async fn agree_on_policy(&self) {
+        let state = self.published.current().state;
+        let command = Command::SetPolicy { policy: Policy::of_copies(self.config.copies), first: true };
+        if state.is_open() && state.topology().policy.is_none() && command.feature_level() <= state.feature_level() {
+            self.propose_own(command).await;
         }
     }
 

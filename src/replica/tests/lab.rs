@@ -290,7 +290,7 @@ fn topology(count: u64) -> Topology {
         weight: 1,
         state: NodeState::In,
     };
-    Topology { index: 1, nodes: (1..=count).map(NodeId).map(|id| (id, record(id))).collect() }
+    Topology { index: 1, nodes: (1..=count).map(NodeId).map(|id| (id, record(id))).collect(), policy: None }
 }
 
 async fn serve(service: Service, listener: TcpListener) {

@@ -412,7 +412,7 @@ async fn a_restarted_node_finds_its_seeds_again_and_remembers_what_is_agreed() {
     };
     timeout(SOON, found).await.unwrap();
     let nodes = [record(1, "a:1"), record(2, "b:1")].map(|record| (record.id, record));
-    topology.send_replace(Arc::new(Topology { index: 5, nodes: nodes.into() }));
+    topology.send_replace(Arc::new(Topology { index: 5, nodes: nodes.into(), policy: None }));
     let dir = IdentityDir::of(fleet.places[0].dir.path());
     let kept = async {
         while dir.load(&env()).unwrap().unwrap().1.nodes.len() != 2 {
