@@ -6,7 +6,7 @@ use crate::blob::{Flaw, Inspection, Inspector};
 use crate::config::Config;
 use crate::meta::{Offline, State};
 use crate::rpc;
-use crate::topology::{NodeId, placement};
+use crate::topology::{NodeId, Policy, placement};
 
 use super::data_dir::{self, DataDirError};
 
@@ -104,7 +104,7 @@ pub fn fsck(config: &Config, deep: bool) -> Result<Fsck, FsckError> {
     findings.append(&mut disk.flaws);
     let missing = match (state, whose) {
         (Some(state), Some((_, me))) => {
-            let copies = config.storage.copies as usize;
+            let copies = config.storage.copies;
             missing(state, (me, copies), &inspector, &mut findings).map_err(failed)?
         }
         _ => 0,
@@ -123,18 +123,19 @@ pub fn fsck(config: &Config, deep: bool) -> Result<Fsck, FsckError> {
 /// Counts what is linked, should lie here, and does not.
 fn missing(
     state: &State,
-    (me, copies): (NodeId, usize),
+    (me, copies): (NodeId, u32),
     inspector: &Inspector,
     findings: &mut Vec<Flaw>,
 ) -> std::io::Result<u64> {
     let topology = state.topology();
+    let policy = topology.policy.clone().unwrap_or_else(|| Policy::of_copies(copies));
     let (mut after, mut missing) = (None, 0);
     loop {
         let page = state.contents(after.as_ref(), PAGE);
         let Some(last) = page.last() else { return Ok(missing) };
         after = Some(last.digest.clone());
         for content in page {
-            let wanted = content.body || placement(&content.digest, &topology, copies).contains(&me);
+            let wanted = content.body || placement(&content.digest, &topology, &policy).contains(&me);
             if wanted && inspector.size(&content.digest)?.is_none() {
                 missing += 1;
                 let path = PathBuf::from(content.digest.to_string());

@@ -463,7 +463,7 @@ fn records_carry_their_drawn_number_and_a_version() {
     let steps = [
         Command::RaiseFeatureLevel { level: 2 },
         Command::SetPolicy { policy: Policy::of_copies(2), first: true },
-        Command::ChangePlan(PlanChange { seen: 0, voters: Some(3), nodes: vec![] }),
+        Command::ChangePlan(PlanChange { seen: 0, nodes: vec![] }),
         Command::CreateToken { token: [1; 32], ttl_ms: 1000, learner: false },
         Command::AddNode {
             name: "x".to_owned(),
