@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ops::client::Error;
 
-use super::endpoint::Endpoint;
+use super::cluster::Target;
 use super::print;
 
 const PATH: &str = "/api/v1/cluster/policy";
@@ -22,7 +22,7 @@ pub(super) struct Options {
     #[arg(long = "region", value_parser = region, value_name = "NAME=COPIES")]
     regions: Vec<(String, u32)>,
     #[command(flatten)]
-    endpoint: Endpoint,
+    target: Target,
 }
 
 fn region(text: &str) -> Result<(String, u32), String> {
@@ -35,14 +35,14 @@ fn region(text: &str) -> Result<(String, u32), String> {
 pub(super) fn run(options: &Options) -> ExitCode {
     let done = super::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(act(options)));
     match done {
-        Ok(policy) if options.endpoint.wants_json() => print::line(&policy.to_string()),
+        Ok(policy) if options.target.wants_json() => print::line(&policy.to_string()),
         Ok(policy) => print::text(&text(&policy)),
         Err(error) => print::failure(&error, 1),
     }
 }
 
 async fn act(options: &Options) -> Result<Value, Error> {
-    let client = options.endpoint.client()?;
+    let client = options.target.client()?;
     let parse = |body: &[u8]| serde_json::from_slice(body).map_err(|source| Error::Answer { source });
     let now: Value = parse(&client.get(PATH).await?)?;
     if options.copies.is_none() && options.regions.is_empty() {
