@@ -16,7 +16,7 @@ use crate::meta::{Operation, Outcome, Refusal as MemberRefusal, TransferError};
 use crate::topology::{NodeId, NodeState};
 
 use super::error::{Refusal, json as answer};
-use super::{Parts, Report, access, report, wire};
+use super::{Parts, Report, access, policy, report, wire};
 
 /// How long one decision may take to be agreed on.
 const DECIDE_MAX: Duration = Duration::from_secs(5);
@@ -150,7 +150,7 @@ async fn require_room(parts: &Parts, node: NodeId) -> Result<(), Denied> {
     let own = report::own(parts);
     let topology = parts.meta.local().topology();
     let nodes_in = topology.nodes.values().filter(|node| node.state == NodeState::In).count();
-    if nodes_in <= parts.copies_wanted {
+    if nodes_in <= policy::current(parts, &topology).total() as usize {
         return Ok(()); // the others hold everything already
     }
     let others = topology.nodes.keys().filter(|id| **id != own.node);

@@ -461,6 +461,8 @@ fn the_forms_in_the_log_and_in_snapshots_are_what_other_binaries_read() {
     let renew = Command::RenewLeases { links: vec![] };
     assert_eq!(first(postcard::to_stdvec(&Command::RaiseFeatureLevel { level: 2 }).unwrap()), 18);
     assert_eq!((first(postcard::to_stdvec(&renew).unwrap()), postcard::to_stdvec(&collect).unwrap().len()), (23, 10));
+    let policy = Command::SetPolicy { policy: crate::topology::Policy::of_copies(3), first: true };
+    assert_eq!(postcard::to_stdvec(&policy).unwrap(), [25, 3, 0, 1]);
     let response = Response::Collected { blobs: 1, manifests: 2, bytes: 3 };
     assert_eq!(postcard::to_stdvec(&response).unwrap(), [7, 1, 2, 3]);
     // The row of a blob link is as the first version wrote it: a lease is the time that it had from the start.
