@@ -111,7 +111,8 @@ impl Client {
     }
 }
 
-/// A large blob that needs no memory: one random block over and over, each time with its number in front.
+/// A large blob that needs no memory: one random page over and over, each block with its number in front, so that a disk
+/// that compresses holds more of it than it has room for.
 #[derive(Debug, Clone)]
 pub(crate) struct Large {
     block: Bytes,
@@ -122,9 +123,9 @@ const LARGE_BLOCK_BYTES: usize = 1 << 20;
 
 impl Large {
     pub(crate) fn new(random: &mut impl rand::RngCore, mebibytes: usize) -> Self {
-        let mut block = vec![0; LARGE_BLOCK_BYTES];
-        random.fill_bytes(&mut block);
-        Self { block: block.into(), blocks: mebibytes }
+        let mut page = [0; 4096];
+        random.fill_bytes(&mut page);
+        Self { block: page.repeat(LARGE_BLOCK_BYTES / page.len()).into(), blocks: mebibytes }
     }
 
     fn block(&self, at: usize) -> Bytes {

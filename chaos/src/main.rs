@@ -62,6 +62,16 @@ enum Scenario {
         #[arg(long, default_value_t = 1024)]
         mebibytes: usize,
     },
+    /// Keeps a healthy cluster busy: nobody may call an election.
+    FullLoad {
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+    },
+    /// Connects many clients that stall, dribble and flood, beside one that behaves.
+    SlowClients {
+        #[arg(long, default_value_t = 1000)]
+        clients: usize,
+    },
     /// Measures memory: idle, and under concurrent pushes and pulls of large blobs.
     Memory {
         #[arg(long, default_value_t = 64)]
@@ -92,6 +102,8 @@ async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
         Scenario::EverythingKilled { count } => scenario::everything_killed(&setup, count).await,
         Scenario::QuorumLost => scenario::quorum_lost(&setup).await,
         Scenario::DyingHolder { mebibytes } => scenario::dying_holder(&setup, mebibytes).await,
+        Scenario::FullLoad { minutes } => scenario::full_load(&setup, minutes).await,
+        Scenario::SlowClients { clients } => scenario::slow_clients(&setup, clients).await,
         Scenario::Memory { streams, mebibytes } => scenario::memory(&setup, streams, mebibytes).await,
         Scenario::Soak { minutes, every, kills } => scenario::soak(&setup, (minutes, every), kills).await,
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -82,11 +83,10 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
     parse_filter(filter).map(drop)
 }
 
-fn parse_filter(filter: &str) -> Result<tracing_subscriber::EnvFilter, FilterError> {
+fn parse_filter(filter: &str) -> Result<Targets, FilterError> {
     // openraft complains of every lost heartbeat; what matters of it, `meta` says in its own words
     let quiet = "openraft=off,h2=warn,hyper=warn,tonic=warn,rustls=warn,sled=warn";
-    let whole = format!("{quiet},{filter}");
-    tracing_subscriber::EnvFilter::try_new(whole).map_err(|source| FilterError { filter: filter.to_owned(), source })
+    format!("{quiet},{filter}").parse().map_err(|source| FilterError { filter: filter.to_owned(), source })
 }
 
 /// Starts logging on standard error and logs panics from now on.

@@ -1,5 +1,8 @@
 //! What a cluster of three does when nodes come and go.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::support::TestCluster;
 use crate::support::http::{Door, sha256, with_digest};
 
@@ -89,6 +92,49 @@ async fn an_upload_goes_on_after_the_node_that_took_its_last_chunk_died() {
     for node in [0, 2] {
         let path = format!("/v2/it/uploads/blobs/{digest}");
         door.get(path).at(node).send().await.expect_status(200).expect_body("first second");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_breaks_off_keeps_what_arrived_even_if_the_node_that_took_it_dies() {
+    let cluster = TestCluster::start(3).await;
+    let door = Door::new(cluster.api_addresses());
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 241) as u8).collect();
+    let mut location = door.post("/v2/it/broken/blobs/uploads/").at(0).send().await.expect_status(202).location();
+    let sent = 2_000_000;
+    {
+        let mut stream = TcpStream::connect(cluster.api_addresses()[1]).await.unwrap();
+        let head = format!("PATCH {location} HTTP/1.1\r\nhost: it\r\ncontent-length: {}\r\n\r\n", bytes.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&bytes[..sent]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // The node has read everything once it closes its end.
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok();
+    }
+    let mut kept = 0;
+    cluster
+        .eventually("what arrived at another node", async || {
+            let reply = door.get(&location).at(2).send().await.expect_status(204);
+            location = reply.location();
+            let last = reply.header("range").and_then(|range| range.strip_prefix("0-")?.parse::<usize>().ok());
+            kept = last.filter(|last| *last > 0).map_or(0, |last| last + 1);
+            kept > 0
+        })
+        .await;
+    assert_eq!(kept, sent, "every byte that reached the node");
+    cluster.kill(1).await;
+    let digest = sha256(&bytes);
+    cluster
+        .eventually("the rest of the upload", async || {
+            let put = door.put(with_digest(&location, &digest)).at(2).body(&bytes[kept..]).send().await;
+            assert!(matches!(put.status, 201 | 503), "{}", put.status);
+            put.status == 201
+        })
+        .await;
+    for node in [0, 2] {
+        let path = format!("/v2/it/broken/blobs/{digest}");
+        door.get(path).at(node).send().await.expect_status(200).expect_body(&bytes);
     }
 }
 

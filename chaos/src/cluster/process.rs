@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) disk_bytes: Option<u64>,
     /// Further sections of every node's configuration.
     pub(crate) settings: String,
+    /// What every node finds in its environment: settings in sections that each configuration has already.
+    pub(crate) environment: &'static [(&'static str, &'static str)],
 }
 
 #[derive(Debug)]
@@ -47,6 +49,7 @@ struct Node {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     binary: PathBuf,
+    environment: &'static [(&'static str, &'static str)],
     nodes: Vec<Node>,
     serving: Serving,
 }
@@ -124,7 +127,8 @@ impl Cluster {
             let api = format!("http://127.0.0.1:{api}");
             nodes.push(Node { config, data_dir, log: home.join("node.log"), api, child: None, disk });
         }
-        let mut cluster = Self { binary: options.binary.clone(), nodes, serving: Serving::new(options.nodes) };
+        let serving = Serving::new(options.nodes);
+        let mut cluster = Self { binary: options.binary.clone(), environment: options.environment, nodes, serving };
         for node in 0..options.nodes {
             cluster.start_node(node)?;
         }
@@ -162,6 +166,7 @@ impl Cluster {
         let child = Command::new(&self.binary)
             .args(["serve", "--config"])
             .arg(&node.config)
+            .envs(self.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -246,6 +251,22 @@ impl Cluster {
     pub(crate) async fn status(&self, node: usize) -> Result<serde_json::Value> {
         let answer = Client::new(vec![self.nodes[node].api.clone()]).get(0, "/api/v1/cluster/status").await?;
         Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// Open file descriptors of a node's process.
+    pub(crate) fn descriptors(&self, node: usize) -> Result<usize> {
+        let pid = self.pid(node).context("node is not running")?;
+        Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+    }
+
+    /// Processor time that a node's process has used.
+    pub(crate) fn processor_time(&self, node: usize) -> Result<Duration> {
+        let pid = self.pid(node).context("node is not running")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (_, fields) = stat.rsplit_once(") ").context("stat")?;
+        // user and system time, the 14th and 15th field of the line, in ticks of 10 ms
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// Resident memory of a node's process in bytes.

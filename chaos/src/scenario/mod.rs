@@ -2,18 +2,22 @@
 
 mod dying_holder;
 mod everything_killed;
+mod full_load;
 mod kills;
 mod memory;
 mod power_cuts;
 mod quorum_lost;
+mod slow_clients;
 mod soak;
 
 pub(crate) use dying_holder::dying_holder;
 pub(crate) use everything_killed::everything_killed;
+pub(crate) use full_load::full_load;
 pub(crate) use kills::kills;
 pub(crate) use memory::memory;
 pub(crate) use power_cuts::power_cuts;
 pub(crate) use quorum_lost::quorum_lost;
+pub(crate) use slow_clients::slow_clients;
 pub(crate) use soak::soak;
 
 use std::path::PathBuf;
@@ -40,7 +44,14 @@ pub(crate) struct Setup {
 
 impl Setup {
     fn options(&self, disk_bytes: Option<u64>) -> Options {
-        Options { binary: self.binary.clone(), dir: self.dir.clone(), nodes: 3, disk_bytes, settings: String::new() }
+        Options {
+            binary: self.binary.clone(),
+            dir: self.dir.clone(),
+            nodes: 3,
+            disk_bytes,
+            settings: String::new(),
+            environment: &[],
+        }
     }
 }
 

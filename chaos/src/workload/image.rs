@@ -31,7 +31,7 @@ pub(crate) async fn push_image(
 ) -> Pushed {
     let mut blobs = Vec::new();
     for _ in 0..random.random_range(1..4) {
-        let mut blob = vec![0; random.random_range(1..400_000)];
+        let mut blob = vec![0; random.random_range(1..ledger.blob_bytes_max)];
         random.fill_bytes(&mut blob);
         let blob = Bytes::from(blob);
         let digest = Digest::of(Algorithm::Sha256, &blob);

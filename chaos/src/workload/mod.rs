@@ -30,9 +30,13 @@ pub(crate) struct AckedImage {
     pub(crate) blobs: Vec<Digest>,
 }
 
-/// What the run's clients saw.
-#[derive(Debug, Default)]
+/// Bytes of the largest blob of an image, unless a scenario says otherwise.
+const BLOB_BYTES_MAX: usize = 400_000;
+
+/// What the run's clients push, and what they saw.
+#[derive(Debug)]
 pub(crate) struct Ledger {
+    blob_bytes_max: usize,
     images: Mutex<Vec<AckedImage>>,
     registers: Mutex<Vec<Vec<Operation>>>,
     pub(crate) pulls: AtomicU64,
@@ -47,7 +51,29 @@ pub(crate) struct Ledger {
     last_write: Mutex<Option<Instant>>,
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::with_blobs_up_to(BLOB_BYTES_MAX)
+    }
+}
+
 impl Ledger {
+    /// A book of images whose blobs have at most so many bytes.
+    pub(crate) fn with_blobs_up_to(blob_bytes_max: usize) -> Self {
+        Self {
+            blob_bytes_max,
+            images: Mutex::default(),
+            registers: Mutex::default(),
+            pulls: AtomicU64::new(0),
+            pushes: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            unavailable: AtomicU64::new(0),
+            refused_pulls: AtomicU64::new(0),
+            violations: Mutex::default(),
+            last_write: Mutex::default(),
+        }
+    }
+
     pub(crate) fn acked(&self, image: AckedImage) {
         self.images.lock().expect("no panic while held").push(image);
     }
@@ -124,7 +150,12 @@ pub(crate) struct Workload {
 impl Workload {
     /// Starts `clients` clients that push and pull, and as many that read and write registers.
     pub(crate) fn start(cluster: &Cluster, seed: u64, clients: usize) -> Self {
-        let ledger = Arc::new(Ledger::default());
+        Self::start_with(cluster, Ledger::default(), seed, clients)
+    }
+
+    /// As [`Self::start`], with a ledger that says what to push.
+    pub(crate) fn start_with(cluster: &Cluster, ledger: Ledger, seed: u64, clients: usize) -> Self {
+        let ledger = Arc::new(ledger);
         let stop = Arc::new(AtomicBool::new(false));
         let mut running = JoinSet::new();
         let began = Instant::now();
