@@ -11,10 +11,7 @@ use crate::topology::{NodeId, placement_order};
 use crate::transfer::Error as TransferError;
 
 use super::fan_out::FanOut;
-use super::{Error, HeldPart, Replicas, Result, TARGETS_WAIT};
-
-/// How often missing holders are looked for.
-const LOOK: Duration = Duration::from_millis(200);
+use super::{Error, HeldPart, LOOK, Replicas, Result, TARGETS_WAIT};
 
 /// How long the chosen holders are waited for when enough others have the blob.
 const STRAGGLERS_WAIT: Duration = Duration::from_secs(1);

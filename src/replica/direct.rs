@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::blob::StoredExtent;
@@ -13,7 +13,7 @@ use crate::transfer::STALL;
 
 use super::fan_out::FanOut;
 use super::receive::{Incoming, Next};
-use super::{Error, ExtentRequest, ReceivedExtent, Replicas, Result, TARGETS_WAIT};
+use super::{Error, ExtentRequest, LOOK, ReceivedExtent, Replicas, Result, TARGETS_WAIT};
 
 /// Client frames that wait for a slow peer.
 const FRAMES_AHEAD: usize = 4;
@@ -65,15 +65,8 @@ impl Replicas {
             }
         };
         drop(feeds);
-        let last_byte = Instant::now();
         let hash_state = hasher.map(|hasher| hasher.state());
-        while fan_out.running().next().is_some() {
-            let wait = if fan_out.done().len() >= needed { last_byte } else { last_byte + TARGETS_WAIT };
-            match timeout_at(wait, fan_out.next()).await {
-                Ok((node, error)) => self.note_end(node, error),
-                Err(_) => break,
-            }
-        }
+        self.wait_for_direct(&mut fan_out, needed).await;
         fan_out.discard(|_, stored| stored.length != length || Some(&stored.hash_state) != hash_state.as_ref());
         match hash_state {
             Some(hash_state) if fan_out.done().len() >= needed => {
@@ -82,6 +75,24 @@ impl Replicas {
             }
             _ if complete => Err(Error::TooFewCopies { made: fan_out.done().len(), needed, reason: fan_out.reason() }),
             _ => self.salvage(&request, None, &fan_out).await,
+        }
+    }
+
+    /// Waits until `needed` peers have synced what they were fed, or too few of them show life.
+    async fn wait_for_direct(&self, fan_out: &mut FanOut<StoredExtent>, needed: usize) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lost = None;
+        while fan_out.done().len() < needed && fan_out.running().next().is_some() {
+            if fan_out.in_reach() >= needed {
+                lost = None;
+            } else if lost.get_or_insert_with(Instant::now).elapsed() >= TARGETS_WAIT {
+                return;
+            }
+            tokio::select! {
+                (node, error) = fan_out.next() => self.note_end(node, error),
+                _ = look.tick() => {}
+            }
         }
     }
 

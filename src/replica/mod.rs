@@ -46,6 +46,9 @@ pub use sight::Sight;
 /// How long after a client's last byte too few targets in reach are waited for (P14).
 const TARGETS_WAIT: Duration = Duration::from_secs(5);
 
+/// How often missing holders are looked for.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// How many copies are made, and how many before the answer.
 #[derive(Debug, Clone)]
 pub struct Config {

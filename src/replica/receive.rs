@@ -12,10 +12,7 @@ use crate::topology::NodeId;
 use crate::transfer::{FrameSource, OpenExtent};
 
 use super::fan_out::FanOut;
-use super::{Body, Error, ExtentRequest, ReceivedExtent, Replicas, Result, TARGETS_WAIT};
-
-/// How often missing holders are looked for.
-const LOOK: Duration = Duration::from_millis(200);
+use super::{Body, Error, ExtentRequest, LOOK, ReceivedExtent, Replicas, Result, TARGETS_WAIT};
 
 /// How long the session's other holders are waited for when enough copies are there: a holder that has every extent
 /// need not fetch any at the commit.

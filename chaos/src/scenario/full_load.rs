@@ -41,7 +41,9 @@ pub(crate) async fn full_load(setup: &Setup, minutes: u64) -> Result<()> {
     let busy = (used(&cluster)? - before).as_secs_f64() / began.elapsed().as_secs_f64();
     let ledger = workload.stop().await;
     let pushes = ledger.pushes.load(std::sync::atomic::Ordering::Relaxed);
-    println!("{minutes} minutes, {pushes} images pushed, nodes used {busy:.2} processors, stray elections at {elections:?}");
+    println!(
+        "{minutes} minutes, {pushes} images pushed, nodes used {busy:.2} processors, stray elections at {elections:?}"
+    );
     verdict(&cluster, &ledger).await?;
     ensure!(elections.is_empty(), "{} elections of a healthy cluster", elections.len());
     Ok(())

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use http_body_util::BodyExt;
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -70,7 +70,10 @@ pub(crate) async fn slow_clients(setup: &Setup, clients: usize) -> Result<()> {
     }
     stop.store(true, Ordering::Relaxed);
     let (pushes, slowest) = good.join_next().await.context("the good client")???;
-    println!("meanwhile {pushes} images were pushed and pulled, the slowest in {slowest:?}; memory at most {} MiB", highest >> 20);
+    println!(
+        "meanwhile {pushes} images were pushed and pulled, the slowest in {slowest:?}; memory at most {} MiB",
+        highest >> 20
+    );
     ensure!(pushes >= 10, "VOID: the good client did almost nothing");
     ensure!(slowest < Duration::from_secs(10), "the good client waited {slowest:?}");
     ensure!(highest < MEMORY_BYTES_MAX, "{} MiB of memory", highest >> 20);
@@ -300,7 +303,6 @@ async fn behave(client: Client, seed: u64, stop: Arc<AtomicBool>) -> Result<(usi
     ensure!(ledger.unavailable.load(Ordering::Relaxed) == 0, "503 beside bad clients");
     Ok((count, slowest))
 }
-
 
 /// Frames of HTTP/2 (RFC 9113), as a client that wants no good would send them.
 mod h2 {
