@@ -309,7 +309,7 @@ mod h2 {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
     pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const ENVIRONMENT: u8 = 4;
+    pub(super) const SETTINGS: u8 = 4;
     pub(super) const CONTINUATION: u8 = 9;
     pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
     const END_STREAM: u8 = 1;
