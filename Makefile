@@ -44,6 +44,7 @@ chaos: release ## A short run of every fault (root: mounts loop devices); about 
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) everything-killed --count 3
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) quorum-lost
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 3 --all 3
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) full-disks
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) dying-holder --mebibytes 1024
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) soak --minutes 2 --every 10
 

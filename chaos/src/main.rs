@@ -55,6 +55,8 @@ enum Scenario {
         #[arg(long, default_value_t = 3)]
         count: usize,
     },
+    /// Fills the disks of a follower, the leader and all nodes under load (root).
+    FullDisks,
     /// Kills two of three nodes and uses the third.
     QuorumLost,
     /// Pulls a large blob through a node whose source dies.
@@ -100,6 +102,7 @@ async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
         Scenario::Kills { count } => scenario::kills(&setup, count).await,
         Scenario::PowerCuts { single, all } => scenario::power_cuts(&setup, single, all).await,
         Scenario::EverythingKilled { count } => scenario::everything_killed(&setup, count).await,
+        Scenario::FullDisks => scenario::full_disks(&setup).await,
         Scenario::QuorumLost => scenario::quorum_lost(&setup).await,
         Scenario::DyingHolder { mebibytes } => scenario::dying_holder(&setup, mebibytes).await,
         Scenario::FullLoad { minutes } => scenario::full_load(&setup, minutes).await,

@@ -116,7 +116,7 @@ impl Left {
     }
 
     fn line(&self, most: u64) -> String {
-        let done = if most == 0 { BAR } else { BAR * (most - self.work().min(most)) / most };
+        let done = (BAR * (most - self.work().min(most))).checked_div(most).unwrap_or(BAR);
         let bar: String = (0..BAR).map(|at| if at < done { '#' } else { '.' }).collect();
         let count = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
         let time = match (self.contents, self.seconds) {

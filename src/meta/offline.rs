@@ -1,6 +1,7 @@
 //! The agreed state of a node that does not run, put together from its snapshots and its log; nothing is changed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -115,11 +116,11 @@ impl Offline {
         let mut segments: BTreeMap<u64, File> = BTreeMap::new();
         let from = last;
         for (id, place) in log.entries.iter().filter(|(id, _)| id.index > from && id.index <= committed) {
-            if !segments.contains_key(&place.segment) {
-                let file = File::open(dir.join(format!("{:020}.wal", place.segment)))?;
-                segments.insert(place.segment, file);
-            }
-            let entry = decode_entry(&wal::read_entry(&segments[&place.segment], *place)?)?;
+            let file = match segments.entry(place.segment) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(free) => free.insert(File::open(dir.join(format!("{:020}.wal", place.segment)))?),
+            };
+            let entry = decode_entry(&wal::read_entry(file, *place)?)?;
             match &entry.payload {
                 Payload::Blank => state.set_applied(id.index),
                 Payload::Normal(logged) => drop(state.apply(id.index, &logged.0)),

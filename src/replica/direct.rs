@@ -1,5 +1,7 @@
 //! A node whose own disk takes nothing passes a client's bytes straight on to others (I12).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -15,6 +17,9 @@ use super::fan_out::FanOut;
 use super::receive::{Incoming, Next};
 use super::{Error, ExtentRequest, LOOK, ReceivedExtent, Replicas, Result, TARGETS_WAIT};
 
+/// How long each of the peers that are left may take to say why it takes no bytes.
+const REASON_WAIT: Duration = Duration::from_millis(500);
+
 /// Client frames that wait for a slow peer.
 const FRAMES_AHEAD: usize = 4;
 
@@ -24,7 +29,7 @@ impl Replicas {
     /// Streams the body to `write_copies` other nodes and one in reserve, keeping nothing here.
     ///
     /// Without a staging file nobody can start at 0 later: a peer that stalls is dropped, and when too few are left the
-    /// body is given up; what the others have by then is salvaged as of any broken body.
+    /// body is given up. That is an error, for the client's body did not break: the session stays as it was (P14).
     pub(super) async fn receive_direct(
         &self,
         request: ExtentRequest,
@@ -53,7 +58,8 @@ impl Replicas {
                         length += bytes.len() as u64;
                         feeds = pass_on(feeds, &bytes).await;
                         if feeds.len() < needed {
-                            break false;
+                            drop(feeds);
+                            return Err(self.too_few(&mut fan_out, needed).await);
                         }
                     }
                     Next::End(complete) => break complete,
@@ -94,6 +100,15 @@ impl Replicas {
                 _ = look.tick() => {}
             }
         }
+    }
+
+    /// The error for a body that too few peers take; those that failed have a moment to say why.
+    async fn too_few(&self, fan_out: &mut FanOut<StoredExtent>, needed: usize) -> Error {
+        while fan_out.running().next().is_some() {
+            let Ok((node, error)) = timeout(REASON_WAIT, fan_out.next()).await else { break };
+            self.note_end(node, error);
+        }
+        Error::TooFewCopies { made: 0, needed, reason: fan_out.reason() }
     }
 
     fn feed_peers(&self, request: &ExtentRequest, targets: &[NodeId]) -> (FanOut<StoredExtent>, Vec<Feed>) {

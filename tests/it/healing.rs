@@ -11,6 +11,9 @@ use tokio::time::Instant;
 use crate::support::TestCluster;
 use crate::support::http::Door;
 
+/// What is done to a file.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 /// A copy that is known to be bad is good again within this time.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -84,7 +87,7 @@ async fn damage_of_every_kind_is_not_seen_by_clients_and_heals() {
     };
     let empty = |path: &Path| fs::write(path, b"").unwrap();
     let remove = |path: &Path| fs::remove_file(path).unwrap();
-    let kinds: [(usize, &dyn Fn(&Path)); 4] = [(0, &flip), (1, &cut), (2, &remove), (0, &empty)];
+    let kinds: [(usize, Damage<'_>); 4] = [(0, &flip), (1, &cut), (2, &remove), (0, &empty)];
     for (node, damage) in kinds {
         blobs.iter().for_each(|(digest, _)| damage(&file(cluster.data_dir(node), digest)));
         pull_all(&door, &blobs, node).await;

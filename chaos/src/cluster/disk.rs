@@ -57,6 +57,44 @@ impl LoopDisk {
     }
 }
 
+/// Takes up all of a disk until dropped.
+#[derive(Debug)]
+pub(crate) struct Filler(PathBuf);
+
+impl Filler {
+    /// Takes every free byte of the disk that `dir` lies on.
+    pub(crate) fn bytes(dir: &Path) -> Result<Self> {
+        let filler = Self(dir.join("filler"));
+        fs::create_dir(&filler.0)?;
+        let mut file = File::create(filler.0.join("bytes"))?;
+        for step in [1 << 20, 4096] {
+            let zeros = vec![0; step];
+            while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
+        }
+        Ok(filler)
+    }
+
+    /// Takes every free inode of the disk that `dir` lies on.
+    pub(crate) fn inodes(dir: &Path) -> Result<Self> {
+        let filler = Self(dir.join("filler"));
+        fs::create_dir(&filler.0)?;
+        let mut made = 0u64;
+        while File::create(filler.0.join(made.to_string())).is_ok() {
+            made += 1;
+        }
+        ensure!(made > 0, "VOID: there was no inode to take");
+        Ok(filler)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("remove {}: {error:#}", self.0.display());
+        }
+    }
+}
+
 #[expect(unsafe_code, reason = "the ext4 shutdown ioctl has no safe wrapper")]
 fn shutdown(root: &File, flags: u32) -> Result<()> {
     const EXT4_IOC_SHUTDOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);

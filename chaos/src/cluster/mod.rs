@@ -3,4 +3,5 @@
 mod disk;
 mod process;
 
+pub(crate) use disk::Filler;
 pub(crate) use process::{Cluster, Options, Serving};

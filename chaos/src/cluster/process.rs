@@ -150,6 +150,11 @@ impl Cluster {
         self.nodes.iter().map(|node| node.api.clone()).collect()
     }
 
+    /// Where a node's own disk is mounted.
+    pub(crate) fn disk(&self, node: usize) -> Result<&Path> {
+        Ok(self.nodes[node].disk.as_ref().context("node has no disk of its own")?.path())
+    }
+
     pub(crate) fn data_dir(&self, node: usize) -> &Path {
         &self.nodes[node].data_dir
     }

@@ -2,6 +2,7 @@
 
 mod dying_holder;
 mod everything_killed;
+mod full_disks;
 mod full_load;
 mod kills;
 mod memory;
@@ -12,6 +13,7 @@ mod soak;
 
 pub(crate) use dying_holder::dying_holder;
 pub(crate) use everything_killed::everything_killed;
+pub(crate) use full_disks::full_disks;
 pub(crate) use full_load::full_load;
 pub(crate) use kills::kills;
 pub(crate) use memory::memory;

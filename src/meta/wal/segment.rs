@@ -143,8 +143,11 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(segments)
 }
 
+/// Segments by number, and those that were never finished.
+type Found = (Vec<(u64, PathBuf)>, Vec<PathBuf>);
+
 /// Finds the segments in order of number, and those that were never finished.
-pub(super) fn find(dir: &Path) -> io::Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>)> {
+pub(super) fn find(dir: &Path) -> io::Result<Found> {
     let (mut segments, mut half_made) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

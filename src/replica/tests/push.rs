@@ -267,6 +267,16 @@ async fn a_node_with_a_full_disk_passes_the_bytes_on_to_others() {
 }
 
 #[tokio::test]
+async fn a_body_that_no_disk_takes_is_not_called_broken() {
+    let lab = Lab::start(3).await;
+    let bytes = pattern(10, 4 * MIB);
+    let _full: Vec<_> = lab.nodes.iter().map(|node| inject(node.dir.path(), Step::Write, NO_SPACE)).collect();
+    let error = lab.node(1).receive(1, body(&bytes), &[2, 3]).await.unwrap_err();
+    let told = matches!(error, Error::TooFewCopies { made: 0, .. } | Error::Blob(crate::blob::Error::NoSpace));
+    assert!(told, "the client sent all of it: {error}");
+}
+
+#[tokio::test]
 async fn a_manifest_body_goes_everywhere_and_is_found_from_anywhere() {
     let lab = Lab::start(3).await;
     let text = Bytes::from_static(b"{\"schemaVersion\":2}");
