@@ -1,7 +1,6 @@
 //! A few nodes in one process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,7 +29,7 @@ use crate::transfer::{Channels, Client, Local, OpenExtents, Service};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `holds`, looking again and again.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let polled = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
