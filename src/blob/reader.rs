@@ -17,9 +17,12 @@ use super::sums::{self, Checked, ReadFault, is_damage};
 use crate::disk;
 use crate::oci::Digest;
 
-// One hop and one system call per MiB, while few enough read for that to fit in memory; else per block.
+// One hop and one system call per MiB while few read, else per block; of very many, each gets a small part of a block that
+// was checked whole, so that what stalled readers keep in memory stays bounded.
 const BLOCKS_PER_READ: u64 = 4;
-const EAGER_READERS_MAX: usize = 128;
+const EAGER_READERS_MAX: usize = 32;
+const BLOCK_READERS_MAX: usize = 256;
+const CROWDED_BYTES: usize = 16 << 10;
 
 /// Reads one blob's bytes, in any order. A copy that is deleted or set aside meanwhile is read to its end.
 #[derive(Debug)]
@@ -326,7 +329,8 @@ impl BlobReader {
 
     /// Reads checked bytes of `[start, end)` from `start` on: at least one, at most 1 MiB, up to the end of a block or `end`.
     ///
-    /// `start < end <= size`. While many readers are open a call gives at most 256 KiB, which bounds the memory of all.
+    /// `start < end <= size`. While many readers are open a call gives at most 256 KiB, while very many are 16 KiB, which
+    /// bounds the memory of all.
     ///
     /// # Errors
     ///
@@ -348,22 +352,27 @@ impl BlobReader {
             }
             Source::Blocks(checked) => checked.clone(),
         };
-        let eager = self.shared.readers.load(Ordering::Relaxed) <= EAGER_READERS_MAX;
+        let readers = self.shared.readers.load(Ordering::Relaxed);
         let first = start / BLOCK_BYTES;
-        let count = (end.div_ceil(BLOCK_BYTES) - first).min(if eager { BLOCKS_PER_READ } else { 1 });
+        let blocks = if readers <= EAGER_READERS_MAX { BLOCKS_PER_READ } else { 1 };
+        let count = (end.div_ceil(BLOCK_BYTES) - first).min(blocks);
         let (shared, digest, identity) = (Arc::clone(&self.shared), self.digest.clone(), self.identity);
-        let bytes = blocking(move || match checked.read(first, count) {
-            Ok(bytes) => Ok(Bytes::from(bytes)),
+        blocking(move || match checked.read(first, count) {
+            Ok(bytes) => {
+                let skipped = first * BLOCK_BYTES;
+                let (from, to) = (in_memory(start - skipped), in_memory(end - skipped).min(bytes.len()));
+                if readers <= BLOCK_READERS_MAX {
+                    return Ok(Bytes::from(bytes).slice(from..to));
+                }
+                Ok(Bytes::copy_from_slice(&bytes[from..to.min(from + CROWDED_BYTES)]))
+            }
             Err(ReadFault::Damaged { block }) => {
                 shared.note_damage(&digest, identity);
                 Err(Error::BlockDamaged { digest, block })
             }
             Err(ReadFault::Io(source)) => Err(Error::Io { doing: "read", path: shared.layout.blob(&digest), source }),
         })
-        .await?;
-        let skipped = first * BLOCK_BYTES;
-        let stop = in_memory(end - skipped).min(bytes.len());
-        Ok(bytes.slice(in_memory(start - skipped)..stop))
+        .await
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket};
 
 /// A boxed future, as the seams below return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -81,6 +82,27 @@ pub trait Listener: Send + Sync + 'static {
     fn local_address(&self) -> io::Result<std::net::SocketAddr>;
 }
 
+/// Connections that may wait to be accepted: when every client comes back at once, the kernel must not turn them away.
+const BACKLOG: u32 = 4096;
+
+/// Binds the first of the address's meanings that can be bound.
+async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for meaning in tokio::net::lookup_host(address).await? {
+        let bind = || {
+            let socket = if meaning.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(meaning)?;
+            socket.listen(BACKLOG)
+        };
+        match bind() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// The machine's TCP.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TcpNet;
@@ -88,7 +110,7 @@ pub struct TcpNet;
 impl Net for TcpNet {
     fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
-            let listener = tokio::net::TcpListener::bind(address).await?;
+            let listener = listen(address).await?;
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
     }

@@ -1,11 +1,12 @@
 //! The doors for clients and operators: bound first, so that a starting node says that it starts.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::response::IntoResponse;
 use http::{StatusCode, header};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::Config;
 use crate::env::Env;
@@ -50,12 +51,18 @@ impl Doors {
             stall_timeout: config.api.stall_timeout,
         };
         let counts = metrics.register(door::Metrics::new);
+        let room = Arc::new(Semaphore::new(door::REQUESTS_MAX));
         let bind = async |name: &'static str, address: &str, rest: Router| {
             let listen = |source| StartError::Listen { name, address: address.to_owned(), source };
             let listener = env.net.bind(address).await.map_err(listen)?;
             let bound = listener.local_address().map_err(listen)?;
             let routes = Routes::new(starting_registry(), rest);
-            let front = Front { routes: routes.clone(), metrics: counts.clone(), stall_timeout: limits.stall_timeout };
+            let front = Front {
+                routes: routes.clone(),
+                metrics: counts.clone(),
+                stall_timeout: limits.stall_timeout,
+                room: room.clone(),
+            };
             let (tls, limits, opening) = (tls.clone(), limits.clone(), receiver.clone());
             let (open, door) = (open.clone(), Door { listener, tls, limits, front, opening });
             tasks.critical(name, async move {

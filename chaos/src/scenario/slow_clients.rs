@@ -27,9 +27,13 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client may take four times as long to receive as to send.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// For a busy machine.
-const SLACK: Duration = Duration::from_secs(10);
+const SLACK: Duration = Duration::from_secs(20);
 
-const MEMORY_BYTES_MAX: u64 = 400 << 20;
+const UPLOAD: &str =
+    "/v2/chaos/slow/blobs/uploads/?digest=sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The worst of them hold as many requests open as a node takes, 4096.
+const MEMORY_BYTES_MAX: u64 = 640 << 20;
 const LARGE_MEBIBYTES: usize = 64;
 
 /// Runs each kind of bad client in turn against node 1.
@@ -189,7 +193,7 @@ impl Attack {
             Kind::DribbledHead => Ok(dribble(stream, format!("GET /v2/ HTTP/1.1\r\nhost: {host}\r\nx: ")).await),
             Kind::DribbledBody => {
                 let head = format!(
-                    "POST /v2/chaos/slow/blobs/uploads/ HTTP/1.1\r\nhost: {host}\r\n\
+                    "POST {UPLOAD} HTTP/1.1\r\nhost: {host}\r\n\
                      content-type: application/octet-stream\r\ncontent-length: 1000000000\r\n\r\n"
                 );
                 Ok(dribble(stream, head).await)
@@ -250,7 +254,7 @@ async fn flood(stream: TcpStream, kind: Kind) -> bool {
     let mut frames = h2::opening(&[]);
     match kind {
         Kind::Continuations => frames.extend(h2::frame(h2::HEADERS, 0, 1, &h2::head("GET", "/v2/"))),
-        Kind::EmptyData => frames.extend(h2::request(1, "POST", "/v2/chaos/slow/blobs/uploads/", false)),
+        Kind::EmptyData => frames.extend(h2::request(1, "POST", UPLOAD, false)),
         _ => {}
     }
     let flooding = async {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::activity::{Activity, InFlight};
@@ -92,14 +93,14 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Paced<B> {
     }
 }
 
-/// Our answer's body: its request is under way until this is dropped.
+/// Our answer's body: its request is under way, and takes room, until this is dropped.
 pub(super) struct Tracked {
     body: axum::body::Body,
-    in_flight: InFlight,
+    in_flight: (InFlight, Option<OwnedSemaphorePermit>),
 }
 
 impl Tracked {
-    pub(super) fn new(body: axum::body::Body, in_flight: InFlight) -> Self {
+    pub(super) fn new(body: axum::body::Body, in_flight: (InFlight, Option<OwnedSemaphorePermit>)) -> Self {
         Self { body, in_flight }
     }
 }
@@ -111,7 +112,7 @@ impl Body for Tracked {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_ready() {
-            self.in_flight.moved();
+            self.in_flight.0.moved();
         }
         polled
     }

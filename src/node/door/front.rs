@@ -9,6 +9,7 @@ use axum::body::Body;
 use futures::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
 use tracing::Instrument;
@@ -16,6 +17,10 @@ use tracing::Instrument;
 use super::activity::Activity;
 use super::body::{Paced, Tracked};
 use super::metrics::Metrics;
+
+/// Requests of the registry at once, in all: as many as connections by default, so only clients that send many on each meet
+/// it. Each may hold some tens of KiB for as long as its client stalls.
+pub(crate) const REQUESTS_MAX: usize = 4096;
 
 /// Bytes of a request's path and query.
 const TARGET_BYTES_MAX: usize = 16 << 10;
@@ -47,6 +52,8 @@ pub(crate) struct Front {
     pub(crate) routes: Routes,
     pub(crate) metrics: Metrics,
     pub(crate) stall_timeout: Duration,
+    /// Room for requests of the registry, in all; see [`REQUESTS_MAX`].
+    pub(crate) room: Arc<Semaphore>,
 }
 
 impl Front {
@@ -55,8 +62,15 @@ impl Front {
         let begun = Instant::now();
         let in_flight = activity.request(request.version() == Version::HTTP_2);
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let is_registry = request.uri().path().starts_with("/v2");
+        let permit = is_registry.then(|| Arc::clone(&self.room).try_acquire_owned());
         let response = match refuse(&request) {
             Some(refused) => refused,
+            None if matches!(permit, Some(Err(_))) => {
+                let mut busy = refusal(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many requests at once");
+                busy.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+                busy
+            }
             None if activity.has_two_lengths() => {
                 let mut refused = refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the body has two lengths");
                 refused.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
@@ -71,7 +85,8 @@ impl Front {
         let status = response.status();
         self.metrics.answered(&method, status, after);
         tracing::debug!(%method, path, status = status.as_u16(), duration_ms = after.as_secs_f64() * 1e3, "request");
-        response.map(|body| Tracked::new(body, in_flight))
+        let permit = permit.and_then(Result::ok);
+        response.map(|body| Tracked::new(body, (in_flight, permit)))
     }
 
     async fn route(&self, request: Request<Body>) -> Response<Body> {

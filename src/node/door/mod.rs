@@ -27,7 +27,7 @@ use crate::env::{Listener, Stream};
 
 use activity::{Activity, Verdict, Watched};
 
-pub(super) use front::{Front, Routes};
+pub(super) use front::{Front, REQUESTS_MAX, Routes};
 pub(super) use metrics::Metrics;
 pub use tls::TlsError;
 pub(super) use tls::acceptor;

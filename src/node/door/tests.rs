@@ -17,6 +17,7 @@ const LONG: Duration = Duration::from_secs(30);
 struct Running {
     address: std::net::SocketAddr,
     opening: watch::Sender<Opening>,
+    room: Arc<Semaphore>,
     serving: JoinHandle<Result<(), Infallible>>,
 }
 
@@ -51,11 +52,16 @@ async fn open(limits: Limits) -> Running {
     let address = listener.local_address().unwrap();
     let (opening, receiver) = watch::channel(Opening::Open);
     let stall_timeout = limits.stall_timeout;
-    let front =
-        Front { routes: Routes::new(registry, rest), metrics: Metrics::new(&mut Registry::default()), stall_timeout };
+    let room = Arc::new(Semaphore::new(2));
+    let front = Front {
+        routes: Routes::new(registry, rest),
+        metrics: Metrics::new(&mut Registry::default()),
+        stall_timeout,
+        room: room.clone(),
+    };
     let door = Door { listener, tls: None, limits, front, opening: receiver };
     let serving = tokio::spawn(door.serve());
-    Running { address, opening, serving }
+    Running { address, opening, serving, room }
 }
 
 impl Running {
@@ -77,6 +83,19 @@ async fn rest(stream: &mut TcpStream) -> String {
     // a reset is a close too
     read.await.expect("closed in time").ok();
     String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test]
+async fn requests_of_the_registry_beyond_the_room_are_told_to_come_again_and_others_are_answered() {
+    let running = open(limits()).await;
+    let held = running.room.clone().acquire_many_owned(2).await.unwrap();
+    let text = "GET /v2/ HTTP/1.1\r\nhost: a\r\n\r\nGET /fast HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let answer = rest(&mut running.send(text).await).await;
+    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("retry-after: 1"), "{answer}");
+    assert!(answer.ends_with("fast"), "{answer}");
+    drop(held);
+    let text = "GET /v2/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    assert!(rest(&mut running.send(text).await).await.ends_with("registry"));
 }
 
 #[tokio::test]
