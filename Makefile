@@ -52,4 +52,6 @@ chaos-long: release ## What the README's figures come from: more kills and cuts,
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) kills --count 20
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 10 --all 10
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) --clients 10 soak --minutes 30 --every 20
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) slow-clients
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) full-load --minutes 60
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) memory --streams 64 --mebibytes 1024

@@ -32,7 +32,7 @@ const SLACK: Duration = Duration::from_secs(20);
 const UPLOAD: &str =
     "/v2/chaos/slow/blobs/uploads/?digest=sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The worst of them hold as many requests open as a node takes, 4096.
+/// The worst of them hold thousands of requests open; a node takes 4096 at once.
 const MEMORY_BYTES_MAX: u64 = 640 << 20;
 const LARGE_MEBIBYTES: usize = 64;
 
@@ -133,7 +133,8 @@ impl Kind {
             Self::EmptyData => (4, STALL_TIMEOUT, true),
             Self::Continuations => (4, HEAD_TIMEOUT, true),
             // The keep-alive of a connection whose pings nobody answers ends it.
-            Self::ZeroWindow => (clients / 16, TAKE_TIMEOUT, true),
+            // A hundred requests each: fewer than a node takes at once, else the one that behaves is told to come again.
+            Self::ZeroWindow => (clients / 32, TAKE_TIMEOUT, true),
             Self::RapidReset | Self::Settings => (4, TAKE_TIMEOUT, false),
         }
     }
