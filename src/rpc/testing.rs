@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::env::{BoxFuture, Clock, Env, Seed, Spawner, SystemClock, TcpNet};
-use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState, Region, Topology, Zone};
+use crate::topology::{ClusterId, NodeId, NodeRecord, Topology, testing};
 
 use super::ca::{self, ClusterCa};
 use super::identity::{Identity, Pems};
@@ -150,14 +150,5 @@ pub(crate) fn server_parts(env: &Env, credentials: &Credentials) -> ServerParts 
 }
 
 pub(crate) fn record(id: u64, address: &str) -> NodeRecord {
-    NodeRecord {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        zone: Zone(format!("z{id}")),
-        region: Region("r".to_owned()),
-        rpc_address: address.to_owned(),
-        api_url: String::new(),
-        weight: 1,
-        state: NodeState::In,
-    }
+    NodeRecord { rpc_address: address.to_owned(), ..testing::record(id) }
 }

@@ -9,6 +9,8 @@ mod placement;
 #[cfg(test)]
 mod placement_tests;
 mod policy;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use distance::{Distance, distance, nearest_first};
 pub use node::{ClusterId, NodeId, NodeRecord, NodeState, Region, Topology, Zone};

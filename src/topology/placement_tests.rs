@@ -8,27 +8,19 @@ use proptest::prelude::*;
 use crate::oci::{Algorithm, Digest};
 
 use super::placement::{minus_ln, placement, placement_order};
-use super::{NodeId, NodeRecord, NodeState, Policy, Region, Topology, Zone};
+use super::{NodeId, NodeRecord, NodeState, Policy, Region, Topology, Zone, testing};
 
 /// A node as a test names it: region, zone, weight.
 type Sketch = (&'static str, &'static str, u32);
 
 fn topology(sketch: &[Sketch]) -> Topology {
-    let nodes = sketch.iter().zip(1..).map(|((region, zone, weight), id)| {
-        let id = NodeId(id);
-        let record = NodeRecord {
-            id,
-            name: format!("n{id}"),
-            zone: Zone((*zone).to_owned()),
-            region: Region((*region).to_owned()),
-            rpc_address: String::new(),
-            api_url: String::new(),
-            weight: *weight,
-            state: NodeState::In,
-        };
-        (id, record)
-    });
-    Topology { index: 1, nodes: nodes.collect(), policy: None }
+    let place = |((region, zone, weight), id): (&Sketch, u64)| NodeRecord {
+        region: Region((*region).to_owned()),
+        zone: Zone((*zone).to_owned()),
+        weight: *weight,
+        ..testing::record(id)
+    };
+    testing::topology(sketch.iter().zip(1..).map(place))
 }
 
 fn zones(zones: &[&'static str]) -> Topology {

@@ -14,6 +14,8 @@ mod uploads;
 #[cfg(test)]
 mod collection_tests;
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
 mod property_tests;

@@ -1,9 +1,11 @@
 //! What operators' decisions and join tokens do to the agreed state, one fact a test.
 
 use crate::meta::command::{Command, LogTime, Proposal, Rejection, RequestId, Response};
-use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, TokenJoin, Vote};
+use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, Vote};
 use crate::meta::{State, StateBuilder};
-use crate::topology::{ClusterId, NodeId, NodeState, Region, Zone};
+use crate::topology::{ClusterId, NodeId, NodeState};
+
+use super::fixtures::{add_node, join_by_token};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -47,28 +49,7 @@ impl Fixture {
 }
 
 fn add(id: u8) -> Command {
-    Command::AddNode {
-        name: format!("n{id}"),
-        zone: Zone("z".to_owned()),
-        region: Region("r".to_owned()),
-        rpc_address: String::new(),
-        api_url: String::new(),
-        weight: 1,
-        key_fingerprint: [id; 32],
-    }
-}
-
-fn join(token: u8, name: &str, key: u8) -> Command {
-    Command::JoinByToken(Box::new(TokenJoin {
-        token: [token; 32],
-        name: name.to_owned(),
-        zone: Zone("z".to_owned()),
-        region: Region("r".to_owned()),
-        rpc_address: String::new(),
-        api_url: String::new(),
-        weight: 1,
-        key_fingerprint: [key; 32],
-    }))
+    add_node(&format!("n{id}"), id)
 }
 
 fn token(token: u8, ttl_ms: u64, learner: bool) -> Command {
@@ -122,14 +103,22 @@ fn what_was_planned_goes_with_the_node() {
 #[test]
 fn a_token_is_good_for_one_key_and_gives_it_the_same_id_again() {
     let mut fixture = Fixture::new();
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::Rejected(Rejection::TokenUnknown));
+    assert_eq!(fixture.run(join_by_token(1, "a", 7)), Response::Rejected(Rejection::TokenUnknown));
     assert_eq!(fixture.run(token(1, 60_000, false)), Response::Done);
-    assert_eq!(fixture.run(join(1, "n1", 7)), Response::Rejected(Rejection::NameTaken), "and is not used up by that");
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::NodeAdded { node: NodeId(3) });
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::NodeAdded { node: NodeId(3) });
-    assert_eq!(fixture.run(join(1, "b", 8)), Response::Rejected(Rejection::TokenUsed));
+    assert_eq!(
+        fixture.run(join_by_token(1, "n1", 7)),
+        Response::Rejected(Rejection::NameTaken),
+        "and is not used up by that"
+    );
+    assert_eq!(fixture.run(join_by_token(1, "a", 7)), Response::NodeAdded { node: NodeId(3) });
+    assert_eq!(fixture.run(join_by_token(1, "a", 7)), Response::NodeAdded { node: NodeId(3) });
+    assert_eq!(fixture.run(join_by_token(1, "b", 8)), Response::Rejected(Rejection::TokenUsed));
     assert_eq!(fixture.run(Command::RemoveNode { node: NodeId(3) }), Response::Done);
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::Rejected(Rejection::TokenUsed), "no id is given out twice");
+    assert_eq!(
+        fixture.run(join_by_token(1, "a", 7)),
+        Response::Rejected(Rejection::TokenUsed),
+        "no id is given out twice"
+    );
 }
 
 #[test]
@@ -137,19 +126,19 @@ fn a_token_expires_by_log_time_and_is_forgotten_a_day_later() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.run(token(1, 1000, false)), Response::Done);
     fixture.now += 1000;
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::Rejected(Rejection::TokenExpired));
+    assert_eq!(fixture.run(join_by_token(1, "a", 7)), Response::Rejected(Rejection::TokenExpired));
     fixture.now += DAY_MS + 1000;
     assert_eq!(fixture.run(token(2, 1000, false)), Response::Done);
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::Rejected(Rejection::TokenUnknown));
+    assert_eq!(fixture.run(join_by_token(1, "a", 7)), Response::Rejected(Rejection::TokenUnknown));
     assert_eq!(fixture.run(Command::RevokeToken { token: [2; 32] }), Response::Done);
-    assert_eq!(fixture.run(join(2, "a", 7)), Response::Rejected(Rejection::TokenUnknown));
+    assert_eq!(fixture.run(join_by_token(2, "a", 7)), Response::Rejected(Rejection::TokenUnknown));
 }
 
 #[test]
 fn a_learners_token_gives_no_vote() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.run(token(1, 60_000, true)), Response::Done);
-    assert_eq!(fixture.run(join(1, "a", 7)), Response::NodeAdded { node: NodeId(3) });
+    assert_eq!(fixture.run(join_by_token(1, "a", 7)), Response::NodeAdded { node: NodeId(3) });
     assert_eq!(fixture.state.plan().node(NodeId(3)).vote, Vote::Never);
 }
 
@@ -158,7 +147,7 @@ fn plan_and_tokens_survive_a_snapshot() {
     let mut fixture = Fixture::new();
     fixture.plan(2, NodeState::Out, NodePlan { held_out: true, ..NodePlan::default() });
     fixture.run(token(1, 60_000, true));
-    fixture.run(join(1, "a", 7));
+    fixture.run(join_by_token(1, "a", 7));
     let mut builder = StateBuilder::new();
     for record in fixture.state.encoded_records() {
         builder.add(&record).unwrap();

@@ -10,10 +10,12 @@ use crate::meta::command::{
     CollectionRules, Command, Condition, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind,
     Rejection, RequestId, Response,
 };
-use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, TokenJoin, Vote};
+use crate::meta::plan::{Leave, NodeChange, NodePlan, PlanChange, Vote};
 use crate::meta::{Referrer, SnapshotError, State, StateBuilder, decode_record, encode_record};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState, RepositoryName, Tag, UploadId};
 use crate::topology::{ClusterId, NodeId, NodeState, Policy, Region, Zone};
+
+use super::fixtures::{add_node, join_by_token};
 
 const REPOSITORIES: [&str; 2] = ["a", "b/c"];
 const TAGS: [&str; 3] = ["t", "u", "v"];
@@ -159,21 +161,11 @@ fn content_commands() -> impl Strategy<Value = Command> {
 }
 
 fn node_commands() -> impl Strategy<Value = Command> {
-    let place = (Zone("z".to_owned()), Region("r".to_owned()));
-    let there = place.clone();
-    let joins = (select(vec!["x", "y", "z"]), 0u8..4).prop_map(move |(name, key)| Command::AddNode {
-        name: name.to_owned(),
-        zone: place.0.clone(),
-        region: place.1.clone(),
-        rpc_address: String::new(),
-        api_url: String::new(),
-        weight: 1,
-        key_fingerprint: [key; 32],
-    });
-    let updates = (1u64..6, 0u32..4).prop_map(move |(node, feature_level)| Command::UpdateNode {
+    let joins = (select(vec!["x", "y", "z"]), 0u8..4).prop_map(|(name, key)| add_node(name, key));
+    let updates = (1u64..6, 0u32..4).prop_map(|(node, feature_level)| Command::UpdateNode {
         node: NodeId(node),
-        zone: there.0.clone(),
-        region: there.1.clone(),
+        zone: Zone("z".to_owned()),
+        region: Region("r".to_owned()),
         rpc_address: "moved".to_owned(),
         api_url: String::new(),
         weight: 2,
@@ -204,18 +196,8 @@ fn plans() -> impl Strategy<Value = Command> {
         learner,
     });
     let revokes = (0u8..3).prop_map(|token| Command::RevokeToken { token: [token; 32] });
-    let joins = (0u8..3, select(vec!["x", "y", "z"]), 0u8..6).prop_map(|(token, name, key)| {
-        Command::JoinByToken(Box::new(TokenJoin {
-            token: [token; 32],
-            name: name.to_owned(),
-            zone: Zone("z".to_owned()),
-            region: Region("r".to_owned()),
-            rpc_address: String::new(),
-            api_url: String::new(),
-            weight: 1,
-            key_fingerprint: [key; 32],
-        }))
-    });
+    let joins =
+        (0u8..3, select(vec!["x", "y", "z"]), 0u8..6).prop_map(|(token, name, key)| join_by_token(token, name, key));
     prop_oneof![2 => changes, 2 => creates, 1 => revokes, 3 => joins]
 }
 
@@ -465,15 +447,7 @@ fn records_carry_their_drawn_number_and_a_version() {
         Command::SetPolicy { policy: Policy::of_copies(2), first: true },
         Command::ChangePlan(PlanChange { seen: 0, nodes: vec![] }),
         Command::CreateToken { token: [1; 32], ttl_ms: 1000, learner: false },
-        Command::AddNode {
-            name: "x".to_owned(),
-            zone: Zone("z".to_owned()),
-            region: Region("r".to_owned()),
-            rpc_address: String::new(),
-            api_url: String::new(),
-            weight: 1,
-            key_fingerprint: [1; 32],
-        },
+        add_node("x", 1),
         Command::OpenUpload {
             session: UploadId::from_random(1),
             repository: "a".parse().unwrap(),

@@ -99,26 +99,14 @@ fn suspended(topology: &Topology, gone: &[&NodeRecord]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::meta::plan::NodePlan;
-    use crate::topology::{Region, Zone};
+    use crate::topology::{Zone, testing};
 
     const GRACE: Duration = Duration::from_secs(600);
     const SECOND: Duration = Duration::from_secs(1);
 
     fn topology(zones: &str) -> Topology {
-        let nodes = zones.chars().zip(1..).map(|(zone, id)| {
-            let record = NodeRecord {
-                id: NodeId(id),
-                name: format!("n{id}"),
-                zone: Zone(zone.to_string()),
-                region: Region("r".to_owned()),
-                rpc_address: String::new(),
-                api_url: String::new(),
-                weight: 1,
-                state: NodeState::In,
-            };
-            (NodeId(id), record)
-        });
-        Topology { nodes: nodes.collect(), ..Topology::default() }
+        let place = |(zone, id): (char, u64)| NodeRecord { zone: Zone(zone.to_string()), ..testing::record(id) };
+        testing::topology(zones.chars().zip(1..).map(place))
     }
 
     struct Watch {

@@ -316,7 +316,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Region, Zone};
+    use crate::topology::testing;
 
     struct Table {
         topology: Topology,
@@ -331,21 +331,8 @@ mod tests {
 
     /// So many nodes, of which the first few vote.
     fn table(nodes: u64, voters: u64) -> Table {
-        let nodes = (1..=nodes).map(|id| {
-            let record = NodeRecord {
-                id: NodeId(id),
-                name: format!("n{id}"),
-                zone: Zone(format!("z{id}")),
-                region: Region("r".to_owned()),
-                rpc_address: String::new(),
-                api_url: String::new(),
-                weight: 1,
-                state: NodeState::In,
-            };
-            (NodeId(id), record)
-        });
         Table {
-            topology: Topology { nodes: nodes.collect(), ..Topology::default() },
+            topology: testing::topology((1..=nodes).map(testing::record)),
             plan: Plan::default(),
             voters: (1..=voters).map(NodeId).collect(),
             dead: BTreeSet::new(),

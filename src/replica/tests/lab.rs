@@ -22,7 +22,7 @@ use crate::env::{BoxFuture, Env, Seed, Spawner, SystemClock, TcpNet};
 use crate::oci::{Algorithm, Digest, ExtentId, HashState};
 use crate::replica::{Body, Config, HeldPart, Parts, ReceivedExtent, Replicas, Sight};
 use crate::rpc::PeerIdentity;
-use crate::topology::{ClusterId, NodeId, NodeRecord, NodeState, Region, Topology, Zone};
+use crate::topology::{ClusterId, NodeId, Topology, testing};
 use crate::transfer::{Channels, Client, Local, OpenExtents, Service};
 
 /// How long anything in these tests may take before it counts as hanging.
@@ -164,7 +164,7 @@ impl Lab {
     pub(crate) async fn start_with(count: u64, options: Options) -> Self {
         let mut tasks = JoinSet::new();
         let dead = Arc::new(Mutex::new(BTreeSet::new()));
-        let topology = watch::Sender::new(Arc::new(topology(count)));
+        let topology = watch::Sender::new(Arc::new(testing::topology((1..=count).map(testing::record))));
         let mut wires = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         let mut listeners = BTreeMap::new();
@@ -276,20 +276,6 @@ impl LabNode {
 pub(crate) fn part(extent: &ReceivedExtent, offset: u64) -> HeldPart {
     let part = ExtentPart { id: extent.id, offset, length: extent.length };
     HeldPart { part, holders: extent.holders.clone() }
-}
-
-fn topology(count: u64) -> Topology {
-    let record = |id| NodeRecord {
-        id,
-        name: format!("n{id}"),
-        zone: Zone(format!("z{id}")),
-        region: Region("r".to_owned()),
-        rpc_address: String::new(),
-        api_url: String::new(),
-        weight: 1,
-        state: NodeState::In,
-    };
-    Topology { index: 1, nodes: (1..=count).map(NodeId).map(|id| (id, record(id))).collect(), policy: None }
 }
 
 async fn serve(service: Service, listener: TcpListener) {

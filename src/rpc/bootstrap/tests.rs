@@ -15,7 +15,7 @@ use crate::rpc::testing::{env, record, server_parts};
 use crate::rpc::{Server, ServerHandle};
 use crate::topology::{ClusterId, NodeId, NodeRecord};
 
-use super::client::{AskError, Asker};
+use super::client::{AskError, Asker, Session};
 use super::proof::{Claim, Exchange};
 use super::proto::bootstrap_client::BootstrapClient;
 use super::proto::bootstrap_server::{Bootstrap as Service, BootstrapServer};
@@ -303,6 +303,17 @@ impl Service for Between {
     }
 }
 
+/// Serves, under credentials of its own, what it has the real node of a session answer; returns its address.
+async fn stand_between(session: &Session<'_>, env: &Env, own: &Credentials) -> (String, JoinSet<()>) {
+    let between = Between { real: tokio::sync::Mutex::new(session.client.clone()) };
+    let bootstrap = tonic::service::Routes::new(BootstrapServer::new(between));
+    let parts = crate::rpc::ServerParts { bootstrap, ..server_parts(env, own) };
+    let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.run(CancellationToken::new()));
+    (handle.address().to_string(), tasks)
+}
+
 #[tokio::test]
 async fn who_stands_between_with_another_certificate_is_refused_by_both() {
     let fleet = Fleet::new(&["a"], 1).await;
@@ -311,15 +322,10 @@ async fn who_stands_between_with_another_certificate_is_refused_by_both() {
     let secret = Secret::of(&[7; 32]);
     let asker = Asker { env: &env, credentials: &credentials, secret: &secret };
     let session = asker.open(&a.handle.address().to_string(), SOON).await.unwrap();
-    let between = Between { real: tokio::sync::Mutex::new(session.client.clone()) };
     let own = Credentials::anonymous(&env).unwrap();
-    let bootstrap = tonic::service::Routes::new(BootstrapServer::new(between));
-    let parts = crate::rpc::ServerParts { bootstrap, ..server_parts(&env, &own) };
-    let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(server.run(CancellationToken::new()));
+    let (address, _tasks) = stand_between(&session, &env, &own).await;
     // The caller sees a hello proved for another certificate.
-    assert_eq!(asker.open(&handle.address().to_string(), SOON).await.err(), Some(AskError::WrongSecret));
+    assert_eq!(asker.open(&address, SOON).await.err(), Some(AskError::WrongSecret));
     // Were the caller to go on, the real node would not take a question proved for the false certificate.
     let exchange = Exchange { shown: own.current().fingerprint, ..session.exchange };
     let body = wire::encode_question(wire::ask_standing());
@@ -480,14 +486,9 @@ async fn a_token_is_told_only_to_a_node_of_its_own_cluster() {
     let (env, secret) = (env(), Secret::of(&[7; 32]));
     let asker = Asker { env: &env, credentials: &credentials, secret: &secret };
     let session = asker.open(&first.handle.address().to_string(), SOON).await.unwrap();
-    let between = Between { real: tokio::sync::Mutex::new(session.client.clone()) };
     let own = Credentials::anonymous(&env).unwrap();
-    let bootstrap = tonic::service::Routes::new(BootstrapServer::new(between));
-    let parts = crate::rpc::ServerParts { bootstrap, ..server_parts(&env, &own) };
-    let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(server.run(CancellationToken::new()));
-    let refused = join_by_token(&env, dir.path(), node(), (&token, &[handle.address().to_string()])).await;
+    let (address, _tasks) = stand_between(&session, &env, &own).await;
+    let refused = join_by_token(&env, dir.path(), node(), (&token, &[address])).await;
     assert!(matches!(refused, Err(TokenJoinError::Refused { .. })), "{refused:?}");
     // And the right place, with a token that nobody gave out.
     let guessed = JoinToken::draw(&env.seed, &first.bootstrap.inner.credentials.identity().unwrap());
