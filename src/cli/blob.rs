@@ -38,11 +38,7 @@ pub(super) fn run(command: &BlobCommand) -> ExitCode {
     let answer = super::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(ask(options)));
     match answer {
         Ok(answer) => {
-            if options.target.wants_json() {
-                print::line(&serde_json::to_string_pretty(&answer).expect("JSON prints"));
-            } else {
-                print::text(&table(&answer));
-            }
+            options.target.print(&answer, table);
             if is_good(&answer) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => print::failure(&error, 1),
@@ -52,8 +48,7 @@ pub(super) fn run(command: &BlobCommand) -> ExitCode {
 async fn ask(options: &VerifyOptions) -> Result<Value, Error> {
     let client = options.target.client()?.patient(PATIENCE);
     let path = format!("/api/v1/blobs/{}/verify", options.digest);
-    let body = client.post(&path, &serde_json::json!({ "all": options.all })).await?;
-    serde_json::from_slice(&body).map_err(|source| Error::Answer { source })
+    client.post(&path, &serde_json::json!({ "all": options.all })).await
 }
 
 fn nodes(answer: &Value) -> impl Iterator<Item = &Value> {

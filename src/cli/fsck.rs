@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::node::{self, Fsck};
 
-use super::print;
+use super::print::{self, Output};
 
 /// Findings printed in a table; JSON has them all.
 const SHOWN_MAX: usize = 50;
@@ -24,12 +24,6 @@ pub(super) struct Options {
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 /// Runs the command: 0 if nothing is wrong, 1 if something is, or the directory cannot be checked.
 pub(super) fn run(options: &Options) -> ExitCode {
     let config = match super::load(options.config.as_deref()) {
@@ -40,11 +34,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Ok(found) => found,
         Err(error) => return print::failure(&error, 1),
     };
-    let text = match options.output {
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(&found).expect("JSON prints")),
-        Output::Table => table(&found),
+    let printed = match options.output {
+        Output::Json => print::json(&found),
+        Output::Table => print::text(&table(&found)),
     };
-    match print::text(&text) {
+    match printed {
         code if code != ExitCode::SUCCESS || found.findings.is_empty() => code,
         _ => ExitCode::FAILURE,
     }

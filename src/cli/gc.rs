@@ -51,12 +51,8 @@ pub(super) fn run(command: &GcCommand) -> ExitCode {
         GcCommand::Run(options) => (&options.target, collected),
     };
     match done {
-        Ok(answer) if target.wants_json() => {
-            print::line(&serde_json::to_string_pretty(&answer).expect("JSON prints"));
-            verdict(&answer)
-        }
         Ok(answer) => {
-            print::text(&table(&answer));
+            target.print(&answer, table);
             verdict(&answer)
         }
         Err(error) => print::failure(&error, 1),
@@ -75,22 +71,18 @@ async fn ask(command: &GcCommand) -> Result<Value, Error> {
                 Some(subject) => format!("/api/v1/gc/plan?explain={}", escaped(subject)),
                 None => format!("/api/v1/gc/plan?limit={}", options.limit),
             };
-            json(&options.target.client()?.get(&path).await?)
+            options.target.client()?.get(&path).await
         }
         GcCommand::Run(options) => {
             let client = options.target.client()?;
-            let mut pass = json(&client.post("/api/v1/gc/run", &serde_json::json!({})).await?)?;
+            let mut pass = client.post("/api/v1/gc/run", &serde_json::json!({})).await?;
             while pass["running"] == true {
                 tokio::time::sleep(ASK_EVERY).await;
-                pass = json(&client.get("/api/v1/gc/run").await?)?;
+                pass = client.get("/api/v1/gc/run").await?;
             }
             Ok(pass)
         }
     }
-}
-
-fn json(body: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(body).map_err(|source| Error::Answer { source })
 }
 
 /// Escapes what may not stand in a query.

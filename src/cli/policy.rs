@@ -35,20 +35,18 @@ fn region(text: &str) -> Result<(String, u32), String> {
 pub(super) fn run(options: &Options) -> ExitCode {
     let done = super::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(act(options)));
     match done {
-        Ok(policy) if options.target.wants_json() => print::line(&policy.to_string()),
-        Ok(policy) => print::text(&text(&policy)),
+        Ok(policy) => options.target.print(&policy, text),
         Err(error) => print::failure(&error, 1),
     }
 }
 
 async fn act(options: &Options) -> Result<Value, Error> {
     let client = options.target.client()?;
-    let parse = |body: &[u8]| serde_json::from_slice(body).map_err(|source| Error::Answer { source });
-    let now: Value = parse(&client.get(PATH).await?)?;
+    let now = client.get(PATH).await?;
     if options.copies.is_none() && options.regions.is_empty() {
         return Ok(now);
     }
-    parse(&client.put(PATH, &changed(&now, options.copies, &options.regions)).await?)
+    client.put(PATH, &changed(&now, options.copies, &options.regions)).await
 }
 
 /// The policy that is to be, from the one that is.

@@ -1,8 +1,20 @@
 //! Says things on standard output and standard error.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+
+/// Columns of a progress bar.
+const BAR: u64 = 30;
+
+/// Who reads what a command says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Output {
+    /// People.
+    Table,
+    /// Scripts.
+    Json,
+}
 
 /// Prints a text as it is; a closed pipe is the reader's decision, not a failure.
 pub(super) fn text(text: &str) -> ExitCode {
@@ -16,6 +28,35 @@ pub(super) fn text(text: &str) -> ExitCode {
 /// Prints one line.
 pub(super) fn line(line: &str) -> ExitCode {
     text(&format!("{line}\n"))
+}
+
+/// Prints a document, for scripts.
+pub(super) fn json(document: &impl serde::Serialize) -> ExitCode {
+    line(&serde_json::to_string_pretty(document).expect("JSON prints"))
+}
+
+/// Prints how far something is, on standard error; on a terminal each line takes the place of the one before.
+pub(super) fn progress(line: &str) {
+    clear_progress();
+    let mut out = std::io::stderr().lock();
+    let end = if out.is_terminal() { "" } else { "\n" };
+    // nobody left to tell when even this cannot be printed
+    write!(out, "{line}{end}").and_then(|()| out.flush()).ok();
+}
+
+/// Makes room on a terminal for what is said after the last progress.
+pub(super) fn clear_progress() {
+    let mut out = std::io::stderr().lock();
+    if out.is_terminal() {
+        // nobody left to tell when even this cannot be printed
+        out.write_all(b"\r\x1b[K").ok();
+    }
+}
+
+/// Draws how much of `total` is done once `left` is left of it; all of nothing is done.
+pub(super) fn bar(left: u64, total: u64) -> String {
+    let done = (BAR * (total - left.min(total))).checked_div(total).unwrap_or(BAR);
+    (0..BAR).map(|at| if at < done { '#' } else { '.' }).collect()
 }
 
 /// Prints an error with its causes, and returns the exit code.

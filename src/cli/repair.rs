@@ -1,31 +1,23 @@
 //! `rafthold repair status`: how far the nodes are with fetching what they should hold.
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::ops::client::{Client, Error};
+use crate::ops::client::Error;
 
+use super::cluster::{Endpoint, fetch_status};
 use super::print;
 
 /// How often it is looked again with `--watch`.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Columns of the bar.
-const BAR: u64 = 30;
-
 /// Options of `repair status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The URL of any node; `http://user:password@host:port` or `RAFTHOLD_USER` and `RAFTHOLD_PASSWORD` to log in.
-    #[arg(long, env = "RAFTHOLD_ENDPOINT", default_value = "http://127.0.0.1:5000")]
-    endpoint: String,
-    /// Certificates, PEM, that are trusted for https; without it, the system's.
-    #[arg(long)]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    endpoint: Endpoint,
     /// Show a progress bar until every blob has its copies in their places.
     #[arg(long)]
     watch: bool,
@@ -41,40 +33,19 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 async fn follow(options: &Options) -> Result<(), Error> {
-    let client =
-        Client::new(&options.endpoint, options.ca.as_deref())?.with_login_from(|name| std::env::var(name).ok());
+    let client = options.endpoint.client()?;
     let mut most = 0;
     loop {
-        let body = client.get("/api/v1/cluster/status").await?;
-        let status: Value = serde_json::from_slice(&body).map_err(|source| Error::Answer { source })?;
-        let left = Left::of(&status);
+        let left = Left::of(&fetch_status(&client).await?);
         most = most.max(left.work());
         let line = left.line(most);
         if !options.watch || left.is_done() {
-            rewind();
+            print::clear_progress();
             print::line(&line);
             return Ok(());
         }
-        show(&line);
+        print::progress(&line);
         tokio::time::sleep(EVERY).await;
-    }
-}
-
-/// On a terminal each line takes the place of the one before.
-fn show(line: &str) {
-    if std::io::stdout().is_terminal() {
-        rewind();
-        print::text(line);
-    } else {
-        print::line(line);
-    }
-}
-
-fn rewind() {
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
-        // nobody left to tell when even this cannot be printed
-        out.write_all(b"\r\x1b[K").ok();
     }
 }
 
@@ -116,8 +87,7 @@ impl Left {
     }
 
     fn line(&self, most: u64) -> String {
-        let done = (BAR * (most - self.work().min(most))).checked_div(most).unwrap_or(BAR);
-        let bar: String = (0..BAR).map(|at| if at < done { '#' } else { '.' }).collect();
+        let bar = print::bar(self.work(), most);
         let count = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
         let time = match (self.contents, self.seconds) {
             (0, _) => String::new(),

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -132,8 +133,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`], [`Error::Http`], [`Error::Timeout`]; [`Error::Refused`] for every status but 200.
-    pub async fn get(&self, path: &str) -> Result<Bytes, Error> {
+    /// [`Error::Connect`], [`Error::Http`], [`Error::Timeout`]; [`Error::Refused`] for every status but 200;
+    /// [`Error::Answer`] if it is not JSON.
+    pub async fn get(&self, path: &str) -> Result<Value, Error> {
         self.send(Request::get(path), Bytes::new()).await
     }
 
@@ -142,7 +144,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::get`].
-    pub async fn put(&self, path: &str, body: &serde_json::Value) -> Result<Bytes, Error> {
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.send(json(Method::PUT, path), body.to_string().into()).await
     }
 
@@ -151,7 +153,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::get`].
-    pub async fn post(&self, path: &str, body: &serde_json::Value) -> Result<Bytes, Error> {
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.send(json(Method::POST, path), body.to_string().into()).await
     }
 
@@ -160,12 +162,14 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::get`].
-    pub async fn delete(&self, path: &str) -> Result<Bytes, Error> {
+    pub async fn delete(&self, path: &str) -> Result<Value, Error> {
         self.send(Request::delete(path), Bytes::new()).await
     }
 
-    async fn send(&self, request: Builder, body: Bytes) -> Result<Bytes, Error> {
-        tokio::time::timeout(self.timeout, self.send_at_leisure(request, body)).await.unwrap_or(Err(Error::Timeout))
+    async fn send(&self, request: Builder, body: Bytes) -> Result<Value, Error> {
+        let sent = tokio::time::timeout(self.timeout, self.send_at_leisure(request, body)).await;
+        let answer = sent.unwrap_or(Err(Error::Timeout))?;
+        serde_json::from_slice(&answer).map_err(|source| Error::Answer { source })
     }
 
     async fn send_at_leisure(&self, mut request: Builder, body: Bytes) -> Result<Bytes, Error> {
@@ -215,7 +219,7 @@ async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<
 
 /// What an error answer says: its message if it is one of this interface, else all of it.
 fn message_of(body: &[u8]) -> String {
-    let message = serde_json::from_slice::<serde_json::Value>(body)
+    let message = serde_json::from_slice::<Value>(body)
         .ok()
         .and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
     message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())

@@ -66,20 +66,22 @@ fn plain(summary: &str, meaning: &str) -> Value {
 }
 
 pub(super) fn document(summary: &str, schema: &Value) -> Value {
-    let error = |meaning: &str| {
-        json!({
-            "description": meaning,
-            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
-        })
-    };
     json!({
         "summary": summary,
         "responses": {
             "200": { "description": "The document.", "content": { "application/json": { "schema": schema } } },
-            "401": error("A login is needed."),
-            "403": error("The login does not suffice."),
-            "503": error("The node is starting."),
+            "401": refused("A login is needed."),
+            "403": refused("The login does not suffice."),
+            "503": refused("The node is starting."),
         },
+    })
+}
+
+/// An answer that says why not.
+pub(super) fn refused(meaning: &str) -> Value {
+    json!({
+        "description": meaning,
+        "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
     })
 }
 

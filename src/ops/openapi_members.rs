@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::openapi::refused;
+
 /// The paths about members.
 pub(super) fn paths() -> Map<String, Value> {
     let forced = || json!({ "type": "object", "properties": { "force": { "type": "boolean" } } });
@@ -95,12 +97,6 @@ fn parameter() -> Value {
 }
 
 fn post(summary: &str, body: &Value, of_node: bool) -> Value {
-    let error = |meaning: &str| {
-        json!({
-            "description": meaning,
-            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
-        })
-    };
     json!({
         "summary": summary,
         "parameters": if of_node { vec![parameter()] } else { Vec::new() },
@@ -109,10 +105,10 @@ fn post(summary: &str, body: &Value, of_node: bool) -> Value {
             "200": { "description": "It is agreed; every later leader carries it out.", "content": {
                 "application/json": { "schema": { "type": "object" } },
             } },
-            "400": error("The body is not the expected JSON."),
-            "404": error("There is no such node."),
-            "409": error("It would be unsafe, or another change came between; `code` says which."),
-            "503": error("No quorum."),
+            "400": refused("The body is not the expected JSON."),
+            "404": refused("There is no such node."),
+            "409": refused("It would be unsafe, or another change came between; `code` says which."),
+            "503": refused("No quorum."),
         },
     })
 }

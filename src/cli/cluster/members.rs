@@ -1,6 +1,6 @@
 //! Commands about nodes: who votes, who counts, who goes, who leads.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,14 +9,12 @@ use serde_json::{Value, json};
 use crate::cli::print;
 use crate::ops::client::{Client, Error};
 
-use super::{Failed, Output, Target, fetch_status, find_node, parse};
+use super::{Failed, Output, Target, fetch_status, find_node};
 
 /// How often it is looked how far a change is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a node that does not answer meanwhile is asked again.
 const SILENT_MAX: u32 = 60;
-/// Columns of the bar.
-const BAR: u64 = 30;
 
 /// Commands about nodes; NODE is an id or a name.
 #[derive(Debug, clap::Subcommand)]
@@ -118,7 +116,7 @@ impl Command {
             Err(error) => return print::failure(&error, 1),
         };
         match runtime.block_on(self.act()) {
-            Ok((answer, line)) => self.target().print(&answer, &line),
+            Ok((answer, line)) => self.target().print(&answer, |_| format!("{line}\n")),
             Err(error) => print::failure(&error, 1),
         }
     }
@@ -133,7 +131,7 @@ impl Command {
             Self::Decommission(one) => {
                 let node = find_node(&status, &one.node)?;
                 let body = json!({ "force": one.force });
-                let answer = parse(&client.post(&path(node, "decommission"), &body).await?)?;
+                let answer = client.post(&path(node, "decommission"), &body).await?;
                 leave(&client, &one.wait, node, answer).await
             }
             Self::Remove(one) => {
@@ -142,27 +140,27 @@ impl Command {
                     confirm_losses(&client, node, one.yes).await?;
                 }
                 let body = json!({ "force": one.force });
-                let answer = parse(&client.post(&path(node, "remove"), &body).await?)?;
+                let answer = client.post(&path(node, "remove"), &body).await?;
                 leave(&client, &one.wait, node, answer).await
             }
             Self::Replace(pair) => {
                 let (old, new) = (find_node(&status, &pair.old)?, find_node(&status, &pair.new)?);
-                let answer = parse(&client.post(&path(old, "replace"), &json!({ "by": new })).await?)?;
+                let answer = client.post(&path(old, "replace"), &json!({ "by": new })).await?;
                 leave(&client, &pair.wait, old, answer).await
             }
             Self::Out(bare) => {
                 let node = find_node(&status, &bare.node)?;
-                let answer = parse(&client.post(&path(node, "out"), &json!({})).await?)?;
+                let answer = client.post(&path(node, "out"), &json!({})).await?;
                 Ok((answer, format!("node {node} is out until `cluster in {node}`")))
             }
             Self::In(bare) => {
                 let node = find_node(&status, &bare.node)?;
-                let answer = parse(&client.post(&path(node, "in"), &json!({})).await?)?;
+                let answer = client.post(&path(node, "in"), &json!({})).await?;
                 Ok((answer, format!("node {node} is in")))
             }
             Self::TransferLeader(leader) => {
                 let to = leader.node.as_deref().map(|node| find_node(&status, node)).transpose()?;
-                let answer = parse(&client.post("/api/v1/cluster/leader", &json!({ "to": to })).await?)?;
+                let answer = client.post("/api/v1/cluster/leader", &json!({ "to": to })).await?;
                 let line = format!("node {} leads", answer["leader"]);
                 Ok((answer, line))
             }
@@ -178,7 +176,7 @@ async fn change_votes(
 ) -> Result<(Value, String), Failed> {
     let ids = several.nodes.iter().map(|node| find_node(status, node)).collect::<Result<Vec<u64>, _>>()?;
     let body = json!({ what: ids, "force": several.force });
-    let answer = parse(&client.post("/api/v1/cluster/voters", &body).await?)?;
+    let answer = client.post("/api/v1/cluster/voters", &body).await?;
     let names = several.nodes.join(", ");
     if several.wait.no_wait {
         return Ok((answer, format!("agreed: {names}")));
@@ -222,8 +220,7 @@ fn progress(node: &Value) -> String {
     let (Some(total), Some(left)) = (number("total"), number("left")) else {
         return format!("{name}: looking at what it holds");
     };
-    let done = (BAR * (total - left.min(total))).checked_div(total).unwrap_or(BAR);
-    let bar: String = (0..BAR).map(|at| if at < done { '#' } else { '.' }).collect();
+    let bar = print::bar(left, total);
     let mib = number("left_bytes").unwrap_or(0).div_ceil(1 << 20);
     let mut line = format!("[{bar}] {name}: {left} of {total} left to move, {mib} MiB");
     match number("only_here") {
@@ -253,11 +250,11 @@ async fn watch(
             Ok(status) => {
                 silent = 0;
                 let Err(line) = judge(&status) else {
-                    rewind();
+                    print::clear_progress();
                     return Ok(());
                 };
                 if line != last && !quiet {
-                    show(&line);
+                    print::progress(&line);
                     last = line;
                 }
             }
@@ -274,25 +271,9 @@ async fn watch(
     }
 }
 
-/// On a terminal each line takes the place of the one before.
-fn show(line: &str) {
-    rewind();
-    let mut out = std::io::stderr().lock();
-    let end = if out.is_terminal() { "" } else { "\n" };
-    // nobody left to tell when even this cannot be printed
-    write!(out, "{line}{end}").and_then(|()| out.flush()).ok();
-}
-
-fn rewind() {
-    let mut out = std::io::stderr().lock();
-    if out.is_terminal() {
-        out.write_all(b"\r\x1b[K").ok();
-    }
-}
-
 /// Lists what a removal by force would lose, and asks back.
 async fn confirm_losses(client: &Client, node: u64, yes: bool) -> Result<(), Failed> {
-    let losses = parse(&client.get(&format!("/api/v1/cluster/nodes/{node}/losses")).await?)?;
+    let losses = client.get(&format!("/api/v1/cluster/nodes/{node}/losses")).await?;
     let count = losses["count"].as_u64().unwrap_or(0);
     if count == 0 {
         print::complain("nothing is on that node alone");

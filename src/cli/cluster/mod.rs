@@ -10,12 +10,11 @@ mod tokens;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bytes::Bytes;
 use serde_json::Value;
 
 use crate::ops::client::{Client, Error};
 
-use super::print;
+use super::print::{self, Output};
 
 pub(super) use members::Command as Members;
 pub(super) use prepare::Command as Prepare;
@@ -23,24 +22,25 @@ pub(super) use status::Options as Status;
 pub(super) use status::run as run_status;
 pub(super) use tokens::Command as Tokens;
 
-/// Which cluster, and how the answer is printed.
+/// Which cluster.
 #[derive(Debug, clap::Args)]
-pub(super) struct Target {
+pub(super) struct Endpoint {
     /// The URL of any node; `http://user:password@host:port` or `RAFTHOLD_USER` and `RAFTHOLD_PASSWORD` to log in.
     #[arg(long, env = "RAFTHOLD_ENDPOINT", default_value = "http://127.0.0.1:5000")]
     endpoint: String,
-    /// `table` for people, `json` for scripts.
-    #[arg(short, long, default_value = "table")]
-    output: Output,
     /// Certificates, PEM, that are trusted for https; without it, the system's.
     #[arg(long)]
     ca: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
+/// Which cluster, and how the answer is printed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Target {
+    #[command(flatten)]
+    endpoint: Endpoint,
+    /// `table` for people, `json` for scripts.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
 }
 
 /// Says why a command about members was not carried out.
@@ -60,12 +60,7 @@ enum Failed {
     NotConfirmed,
 }
 
-impl Target {
-    /// Whether a script reads the answer.
-    pub(super) fn wants_json(&self) -> bool {
-        self.output == Output::Json
-    }
-
+impl Endpoint {
     /// Prepares to ask the node.
     ///
     /// # Errors
@@ -74,22 +69,34 @@ impl Target {
     pub(super) fn client(&self) -> Result<Client, Error> {
         Ok(Client::new(&self.endpoint, self.ca.as_deref())?.with_login_from(|name| std::env::var(name).ok()))
     }
+}
 
-    /// Prints an answer: as it is for scripts, or one line for people.
-    fn print(&self, answer: &Value, line: &str) -> ExitCode {
+impl Target {
+    /// Prepares to ask the node.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::new`].
+    pub(super) fn client(&self) -> Result<Client, Error> {
+        self.endpoint.client()
+    }
+
+    /// Prints an answer: as it is for scripts, or what `text` says of it to people.
+    pub(super) fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> ExitCode {
         match self.output {
-            Output::Json => print::line(&serde_json::to_string_pretty(answer).expect("JSON prints")),
-            Output::Table => print::line(line),
+            Output::Json => print::json(answer),
+            Output::Table => print::text(&text(answer)),
         }
     }
 }
 
-fn parse(body: &Bytes) -> Result<Value, Error> {
-    serde_json::from_slice(body).map_err(|source| Error::Answer { source })
-}
-
-async fn fetch_status(client: &Client) -> Result<Value, Error> {
-    parse(&client.get("/api/v1/cluster/status").await?)
+/// Asks for the state of the cluster.
+///
+/// # Errors
+///
+/// As [`Client::get`].
+pub(super) async fn fetch_status(client: &Client) -> Result<Value, Error> {
+    client.get("/api/v1/cluster/status").await
 }
 
 /// Finds a node by its id or its name; of several with one name, the one that is in.

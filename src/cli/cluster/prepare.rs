@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::cli::print;
+use crate::cli::print::{self, Output};
 use crate::config::Config;
 use crate::node::{self, JoinToken, Member, PrepareError, Remains, Seams};
 
@@ -31,12 +31,6 @@ pub(in crate::cli) struct Here {
     /// Print JSON, for scripts.
     #[arg(short, long, default_value = "table")]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Debug, clap::Args)]

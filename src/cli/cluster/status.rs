@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::cli::print;
 use crate::ops::client::Error;
 
-use super::{Output, Target, fetch_status};
+use super::{Target, fetch_status};
 
 /// Options of `cluster status`.
 #[derive(Debug, clap::Args)]
@@ -21,10 +21,7 @@ pub(in crate::cli) fn run(options: &Options) -> ExitCode {
     let fetch = async { fetch_status(&options.target.client()?).await };
     let fetched = crate::cli::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(fetch));
     match fetched {
-        Ok(status) if options.target.output == Output::Json => {
-            print::line(&serde_json::to_string_pretty(&status).expect("JSON prints"))
-        }
-        Ok(status) => print::text(&tables(&status)),
+        Ok(status) => options.target.print(&status, tables),
         Err(error) => print::failure(&error, 1),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::print;
 use crate::ops::client::Error;
 
-use super::{Target, parse};
+use super::Target;
 
 const PATH: &str = "/api/v1/cluster/tokens";
 
@@ -72,7 +72,7 @@ impl Command {
     pub(in crate::cli) fn run(&self) -> ExitCode {
         let done = crate::cli::runtime().map_err(Error::Io).and_then(|runtime| runtime.block_on(self.act()));
         match done {
-            Ok((answer, text)) => self.target().print(&answer, text.trim_end()),
+            Ok((answer, text)) => self.target().print(&answer, |_| text),
             Err(error) => print::failure(&error, 1),
         }
     }
@@ -83,24 +83,24 @@ impl Command {
             Self::Create(create) => {
                 let role = if create.role == Role::Learner { "learner" } else { "voter" };
                 let body = json!({ "ttl_seconds": create.ttl.as_secs(), "role": role });
-                let made = parse(&client.post(PATH, &body).await?)?;
+                let made = client.post(PATH, &body).await?;
                 let token = made["token"].as_str().unwrap_or_default();
                 let text = format!(
                     "{token}\n\nOn the new machine: rafthold cluster join --token TOKEN --seed HOST:PORT --config \
                      node.toml, then rafthold serve --config node.toml.\nHOST:PORT is the rpc address of a member. The \
-                     token is good for one node and {} s.",
+                     token is good for one node and {} s.\n",
                     made["expires_in_seconds"]
                 );
                 Ok((made.clone(), text))
             }
             Self::List(_) => {
-                let tokens = parse(&client.get(PATH).await?)?;
+                let tokens = client.get(PATH).await?;
                 let text = table(&tokens);
                 Ok((tokens, text))
             }
             Self::Revoke(revoke) => {
-                let gone = parse(&client.delete(&format!("{PATH}/{}", revoke.id)).await?)?;
-                Ok((gone, format!("token {} is good for nothing any more", revoke.id)))
+                let gone = client.delete(&format!("{PATH}/{}", revoke.id)).await?;
+                Ok((gone, format!("token {} is good for nothing any more\n", revoke.id)))
             }
         }
     }

@@ -157,8 +157,7 @@ async fn describe(layout: &Layout, pids: &[u32]) -> Vec<serde_json::Value> {
 
 async fn ids(layout: &Layout) -> Option<Vec<u64>> {
     let client = Client::new(&layout.places[0].api_url(), None).ok()?;
-    let body = client.get("/api/v1/cluster/status").await.ok()?;
-    let status: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    let status = client.get("/api/v1/cluster/status").await.ok()?;
     let nodes = status["nodes"].as_array()?;
     let id = |place: &Place| {
         let same = nodes.iter().filter(|node| node["name"] == place.name.as_str());
