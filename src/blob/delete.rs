@@ -28,7 +28,7 @@ impl BlobStore {
     /// work on it right now (who holds many permits must not wait for a long copy). While the permit is held this node cannot
     /// say so anew. The caller then asks for a read index, waits until it is applied, and
     /// calls [`Self::delete`] only if the item is unlinked there (an extent: listed by no open session).
-    pub async fn permit_delete(&self, item: Item) -> Option<DeletePermit> {
+    pub fn permit_delete(&self, item: Item) -> Option<DeletePermit> {
         // Asked twice: the cheap refusal needs no lock, the one that counts does.
         if !self.shared.pins.allow_delete(&item) {
             return None;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -12,12 +11,11 @@ use crate::meta::command::LogTime;
 use crate::meta::plan::Leave;
 use crate::meta::{Content, RaftState, State};
 use crate::oci::Digest;
-use crate::topology::{NodeId, NodeState};
+use crate::topology::NodeId;
 
 use super::Upkeep;
+use super::holdings::Holdings;
 
-/// Contents asked about in one question.
-const PAGE: usize = 500;
 /// Pause between two pages.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the leader rests between two looks.
@@ -57,41 +55,19 @@ impl Drain {
 /// The leaving nodes and how far they are.
 pub type Drains = BTreeMap<NodeId, Drain>;
 
-/// What one page adds.
-struct Page<'a> {
-    contents: &'a [Content],
-    answers: &'a Answers,
-}
-
-/// Which of a page each node has; nothing of one that does not say so for certain.
-type Answers = BTreeMap<NodeId, Option<Vec<bool>>>;
-
-impl Page<'_> {
-    fn has(&self, node: NodeId, n: usize) -> bool {
-        let answer = self.answers.get(&node).and_then(Option::as_ref);
-        answer.is_some_and(|present| present.get(n) == Some(&true))
-    }
-
-    /// Whether the node may hold a content: it says so, or says nothing.
-    fn may_hold(&self, node: NodeId, n: usize) -> bool {
-        self.has(node, n) || !matches!(self.answers.get(&node), Some(Some(_)))
-    }
-
-    fn is_elsewhere(&self, node: NodeId, n: usize) -> bool {
-        self.answers.keys().any(|other| *other != node && self.has(*other, n))
-    }
-
-    fn count(&self, node: NodeId, wanted: impl Fn(&Content) -> Vec<NodeId>, drain: &mut Drain) {
-        for (n, content) in self.contents.iter().enumerate().filter(|(n, _)| self.may_hold(node, *n)) {
-            drain.total += 1;
+impl Drain {
+    /// Adds what a page of contents says of a leaving node.
+    fn count(&mut self, node: NodeId, page: &[Content], holdings: &Holdings, wanted: impl Fn(&Content) -> Vec<NodeId>) {
+        for (n, content) in page.iter().enumerate().filter(|(n, _)| holdings.may_have(node, *n)) {
+            self.total += 1;
             let holders = wanted(content);
             // Where nobody is wanted nothing can be complete.
-            if !holders.is_empty() && holders.iter().all(|holder| self.has(*holder, n)) {
+            if !holders.is_empty() && holders.iter().all(|holder| holdings.surely_has(*holder, n)) {
                 continue;
             }
-            drain.left += 1;
-            drain.left_bytes += content.size;
-            drain.only_here += u64::from(!self.is_elsewhere(node, n));
+            self.left += 1;
+            self.left_bytes += content.size;
+            self.only_here += u64::from(!holdings.is_beside(node, n));
         }
     }
 }
@@ -143,66 +119,32 @@ impl Upkeep {
             (*node, Drain { began: state.applied(), uploads, ..Drain::default() })
         };
         let mut drains: Drains = leaving.iter().map(begin).collect();
-        let mut after: Option<Digest> = None;
-        loop {
-            let contents = self.0.parts.meta.local().contents(after.as_ref(), PAGE);
-            let Some(last) = contents.last().map(|content| content.digest.clone()) else { return drains };
-            after = Some(last);
-            self.look_at_page(&contents, &mut drains).await;
+        let mut after = None;
+        while let Some(page) = self.next_page(&mut after) {
+            let holdings = self.ask_all(&page).await;
+            for (node, drain) in &mut drains {
+                drain.count(*node, &page, &holdings, |content| self.wanted(content));
+            }
             sleep(PAUSE).await;
         }
+        drains
     }
 
     /// Counts what no other node has for certain, and names the first of it.
     pub async fn only_on(&self, node: NodeId, names_max: usize) -> (u64, Vec<Digest>) {
         let (mut count, mut names) = (0, Vec::new());
-        let mut after: Option<Digest> = None;
-        loop {
-            let contents = self.0.parts.meta.local().contents(after.as_ref(), PAGE);
-            let Some(last) = contents.last().map(|content| content.digest.clone()) else { return (count, names) };
-            after = Some(last);
-            let answers = self.ask_all(&contents).await;
-            let page = Page { contents: &contents, answers: &answers };
-            for (_, content) in
-                contents.iter().enumerate().filter(|(n, _)| page.may_hold(node, *n) && !page.is_elsewhere(node, *n))
-            {
+        let mut after = None;
+        while let Some(page) = self.next_page(&mut after) {
+            let holdings = self.ask_all(&page).await;
+            let only_there = |n: &usize| holdings.may_have(node, *n) && !holdings.is_beside(node, *n);
+            for content in (0..page.len()).filter(only_there).map(|n| &page[n]) {
                 count += 1;
                 if names.len() < names_max {
                     names.push(content.digest.clone());
                 }
             }
         }
-    }
-
-    /// Asks every node what it holds of some contents.
-    async fn ask_all(&self, contents: &[Content]) -> Answers {
-        let replicas = &self.0.parts.replicas;
-        let topology = replicas.topology();
-        let question: Vec<(Digest, u64)> =
-            contents.iter().map(|content| (content.digest.clone(), content.size)).collect();
-        let question = question.as_slice();
-        let ask = |node| async move {
-            let answer = replicas.presence(node, question).await;
-            // Before its index is whole a node may have more than it knows of.
-            (node, answer.filter(|(_, is_sure)| *is_sure).map(|(present, _)| present))
-        };
-        let nodes: Vec<NodeId> = topology.nodes.keys().copied().collect();
-        futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(8).collect().await
-    }
-
-    async fn look_at_page(&self, contents: &[Content], drains: &mut Drains) {
-        let answers = self.ask_all(contents).await;
-        let replicas = &self.0.parts.replicas;
-        let topology = replicas.topology();
-        let all_in = || topology.nodes.values().filter(|node| node.state == NodeState::In).map(|node| node.id);
-        let wanted = |content: &Content| match content.body {
-            true => all_in().collect(),
-            false => replicas.wanted_holders(&content.digest),
-        };
-        let page = Page { contents, answers: &answers };
-        for (node, drain) in drains {
-            page.count(*node, wanted, drain);
-        }
+        (count, names)
     }
 }
 
@@ -226,6 +168,7 @@ fn uploads_through(state: &State, node: NodeId, used_since: LogTime) -> u64 {
 mod tests {
     use super::*;
     use crate::oci::Algorithm;
+    use crate::upkeep::holdings::Answer;
 
     fn content(n: u8) -> Content {
         Content { digest: Digest::of(Algorithm::Sha256, &[n]), size: 10, body: false, links: 1, index: 1 }
@@ -234,11 +177,10 @@ mod tests {
     /// Three contents, node 3 leaves, and each belongs to 1 and 2.
     fn count(answers: [Option<[bool; 3]>; 3]) -> Drain {
         let contents = [content(1), content(2), content(3)];
-        let answers = answers.into_iter().zip(1..);
-        let answers = answers.map(|(answer, id)| (NodeId(id), answer.map(|answer| answer.to_vec()))).collect();
+        let sure = |present: [bool; 3]| Answer { present: present.to_vec(), is_sure: true };
+        let answers = answers.into_iter().zip(1..).map(|(answer, id)| (NodeId(id), answer.map(sure)));
         let mut drain = Drain::default();
-        let page = Page { contents: &contents, answers: &answers };
-        page.count(NodeId(3), |_| vec![NodeId(1), NodeId(2)], &mut drain);
+        drain.count(NodeId(3), &contents, &Holdings(answers.collect()), |_| vec![NodeId(1), NodeId(2)]);
         drain
     }
 

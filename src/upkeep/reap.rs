@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::blob::{DeletePermit, Item};
+use crate::blob::Item;
 use crate::meta::{COMMAND_LIFE_MS, State};
 use crate::oci::{Digest, ExtentId};
 
@@ -75,7 +75,7 @@ impl Upkeep {
         let old = unlinked.older_than(self.0.config.reap_grace, Instant::now());
         for batch in old.chunks(REAPED_MAX) {
             let items = batch.iter().map(|(id, size)| (Item::Extent(*id), *size)).collect();
-            let is_unused = |item: &Item, state: &State| match item {
+            let is_unused = |item: &Item, _, state: &State| match item {
                 Item::Extent(id) => !state.extent_is_listed(*id) && !parts.replicas.is_open(*id),
                 Item::Blob(_) => false,
             };
@@ -115,7 +115,7 @@ impl Upkeep {
         let old = unlinked.older_than(self.0.config.reap_grace, Instant::now());
         for batch in old.chunks(REAPED_MAX) {
             let items = batch.iter().map(|(digest, size)| (Item::Blob(digest.clone()), *size)).collect();
-            let is_unlinked = |item: &Item, state: &State| match item {
+            let is_unlinked = |item: &Item, _, state: &State| match item {
                 Item::Blob(digest) => state.content(digest).is_none(),
                 Item::Extent(_) => false,
             };
@@ -139,36 +139,6 @@ impl Upkeep {
         let (waiting, waiting_bytes) = unlinked.totals();
         self.0.reaped.send_modify(|reaped| (reaped.waiting, reaped.waiting_bytes) = (waiting, waiting_bytes));
         Ok(())
-    }
-
-    /// Removes those of `items` that are unpinned and that `may_go` at a read index asked for with their locks held; returns
-    /// what went. Without a quorum that is nothing.
-    async fn remove(
-        &self,
-        items: Vec<(Item, u64)>,
-        may_go: &(dyn Fn(&Item, &State) -> bool + Sync),
-    ) -> Result<Vec<(Item, u64)>, crate::blob::Error> {
-        let parts = &self.0.parts;
-        let mut permits: Vec<(DeletePermit, u64)> = Vec::new();
-        for (item, size) in items {
-            permits.extend(parts.blobs.permit_delete(item).await.map(|permit| (permit, size)));
-        }
-        if permits.is_empty() {
-            return Ok(Vec::new());
-        }
-        // Asked for with the locks held: who wants to link one of these now must ask this node again first.
-        let view = parts.meta.confirm().await;
-        if !view.fresh {
-            return Ok(Vec::new());
-        }
-        permits.retain(|(permit, _)| may_go(permit.item(), &view.state));
-        let mut removed = Vec::with_capacity(permits.len());
-        for (permit, size) in permits {
-            let item = permit.item().clone();
-            parts.blobs.delete(permit).await?;
-            removed.push((item, size));
-        }
-        Ok(removed)
     }
 }
 

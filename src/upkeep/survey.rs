@@ -1,19 +1,14 @@
 //! Counts the copies of everything linked, for `cluster status`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 
 use crate::meta::Content;
-use crate::oci::Digest;
-use crate::topology::{NodeId, NodeRecord, NodeState};
+use crate::topology::NodeId;
 
 use super::Upkeep;
-
-/// Contents asked about in one question.
-const PAGE: usize = 500;
+use super::holdings::all_in;
 
 /// Pause between two pages, so that a large registry is not one long burst.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -42,12 +37,6 @@ pub struct Survey {
     pub ended: Option<Instant>,
 }
 
-/// What one node said about a page.
-struct Answer {
-    present: Vec<bool>,
-    is_sure: bool,
-}
-
 impl Upkeep {
     /// Asks all nodes, page by page and over again, what they hold of everything linked. Never ends.
     pub async fn survey_copies(self) {
@@ -66,12 +55,8 @@ impl Upkeep {
 
     async fn survey_once(&self) -> Survey {
         let mut survey = Survey::default();
-        let mut after: Option<Digest> = None;
-        loop {
-            let state = self.0.parts.meta.local();
-            let page = state.contents(after.as_ref(), PAGE);
-            let Some(last) = page.last().map(|content| content.digest.clone()) else { break };
-            after = Some(last);
+        let mut after = None;
+        while let Some(page) = self.next_page(&mut after) {
             self.survey_page(&page, &mut survey).await;
             sleep(PAUSE).await;
         }
@@ -80,36 +65,17 @@ impl Upkeep {
     }
 
     async fn survey_page(&self, page: &[Content], survey: &mut Survey) {
-        let replicas = &self.0.parts.replicas;
-        let topology = replicas.topology();
-        let question: Vec<(Digest, u64)> = page.iter().map(|content| (content.digest.clone(), content.size)).collect();
-        let question = question.as_slice();
-        let ask = |node| async move {
-            let answer = replicas.presence(node, question).await;
-            (node, answer.map(|(present, is_sure)| Answer { present, is_sure }))
-        };
-        let nodes: Vec<NodeId> = topology.nodes.keys().copied().collect();
-        let answers: BTreeMap<NodeId, Option<Answer>> =
-            futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(8).collect().await;
-        let all_sure = answers.values().all(|answer| answer.as_ref().is_some_and(|answer| answer.is_sure));
-        let all_in: Vec<NodeId> = topology.nodes.values().filter(|node| is_in(node)).map(|node| node.id).collect();
+        let holdings = self.ask_all(page).await;
+        let all_in = all_in(&self.0.parts.replicas.topology());
         for (n, content) in page.iter().enumerate() {
-            let holds = |node: &NodeId| answers.get(node).is_some_and(|answer| has(answer, n));
-            let wanted = if content.body { all_in.clone() } else { replicas.wanted_holders(&content.digest) };
+            let holds = |node: &NodeId| holdings.has(*node, n);
+            let wanted = self.wanted(content);
             let copies = all_in.iter().filter(|node| holds(node)).count();
             survey.contents += 1;
             survey.under_replicated += u64::from(copies < wanted.len());
             survey.misplaced += u64::from(copies >= wanted.len() && !wanted.iter().all(holds));
             survey.over_replicated += u64::from(!content.body && copies > wanted.len());
-            survey.lost += u64::from(all_sure && !answers.values().any(|answer| has(answer, n)));
+            survey.lost += u64::from(holdings.is_nowhere(n));
         }
     }
-}
-
-fn is_in(node: &NodeRecord) -> bool {
-    node.state == NodeState::In
-}
-
-fn has(answer: &Option<Answer>, n: usize) -> bool {
-    answer.as_ref().is_some_and(|answer| answer.present.get(n) == Some(&true))
 }

@@ -229,7 +229,7 @@ async fn crowded(nodes: u64, copies: usize, blobs: u64) -> (Lab, Ledger, Vec<(Di
 }
 
 async fn trim(node: &LabNode, ledger: &Ledger) -> Trimmed {
-    Trim { replicas: &node.replicas, blobs: &node.blobs }.turn(&ledger.state).await
+    Trim { replicas: &node.replicas }.turn(&node.blobs, &ledger.state).await
 }
 
 #[tokio::test]

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::blob::{BlobEntry, BlobStore, DeletePermit, Item};
+#[cfg(test)]
+use crate::blob::BlobStore;
+use crate::blob::{BlobEntry, Item};
 use crate::meta::State;
 use crate::oci::Digest;
 use crate::replica::Replicas;
 use crate::topology::{NodeId, NodeState, Topology};
 
 use super::Upkeep;
+#[cfg(test)]
+use super::remove::Held;
 
 /// Copies looked at in one go.
 const PAGE: usize = 256;
@@ -23,9 +27,6 @@ const BATCH: usize = 64;
 /// Pause between two pages.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long somebody else's work on a blob is waited for.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
-
 /// Nodes asked at once.
 const QUESTIONS_MAX: usize = 8;
 
@@ -33,7 +34,6 @@ const QUESTIONS_MAX: usize = 8;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trim<'a> {
     pub(super) replicas: &'a Replicas,
-    pub(super) blobs: &'a BlobStore,
 }
 
 /// Copies that went from this disk.
@@ -41,13 +41,6 @@ pub(super) struct Trim<'a> {
 pub(super) struct Trimmed {
     pub(super) copies: u64,
     pub(super) bytes: u64,
-}
-
-/// A surplus copy that every node that should hold the blob has confirmed, by the topology of `index`.
-struct Confirmed {
-    entry: BlobEntry,
-    permit: DeletePermit,
-    index: u64,
 }
 
 impl Upkeep {
@@ -76,7 +69,7 @@ impl Upkeep {
 
     async fn trim_once(&self) -> Result<(), crate::blob::Error> {
         let parts = &self.0.parts;
-        let work = Trim { replicas: &parts.replicas, blobs: &parts.blobs };
+        let work = Trim { replicas: &parts.replicas };
         let mut after: Option<Digest> = None;
         loop {
             let page = parts.blobs.list_blobs(after, PAGE).await?;
@@ -84,14 +77,12 @@ impl Upkeep {
             after = Some(last.digest.clone());
             let surplus = work.surplus(page, &parts.meta.local());
             for batch in surplus.chunks(BATCH) {
-                let confirmed = work.confirm(batch).await;
-                if confirmed.is_empty() {
-                    continue;
-                }
-                // Asked for with the locks held: whoever wants one of these here must ask this node again first.
-                let view = parts.meta.confirm().await;
-                if view.fresh {
-                    let trimmed = work.delete(confirmed, &view.state).await?;
+                let topology = parts.replicas.topology();
+                let items = items(work.confirmed(batch, &topology).await);
+                let still = |item: &Item, size, state: &State| work.may_go(item, size, state, topology.index);
+                let trimmed = Trimmed::of(&self.remove(items, &still).await?);
+                if trimmed.copies > 0 {
+                    tracing::info!(copies = trimmed.copies, size_bytes = trimmed.bytes, "surplus copies trimmed");
                     self.0.metrics.trimmed(trimmed);
                 }
             }
@@ -109,24 +100,8 @@ impl Trim<'_> {
         if topology.node(self.replicas.me()).is_none_or(|node| node.state == NodeState::Out) {
             return Vec::new();
         }
-        let is_surplus = |entry: &BlobEntry| is_surplus(self.replicas, entry, state);
+        let is_surplus = |entry: &BlobEntry| is_surplus(self.replicas, &entry.digest, entry.size, state);
         here.into_iter().filter(is_surplus).collect()
-    }
-
-    /// Takes the locks of the surplus copies that are not pinned here, and keeps those that every node that should hold one
-    /// has confirmed.
-    async fn confirm(&self, surplus: &[BlobEntry]) -> Vec<Confirmed> {
-        let topology = self.replicas.topology();
-        let confirmed = self.confirmed(surplus, &topology).await;
-        let mut held = Vec::new();
-        // In order of the digests, so that two that take several locks do not wait for each other.
-        for entry in confirmed {
-            let permit = timeout(LOCK_WAIT, self.blobs.permit_delete(Item::Blob(entry.digest.clone()))).await;
-            if let Ok(Some(permit)) = permit {
-                held.push(Confirmed { entry, permit, index: topology.index });
-            }
-        }
-        held
     }
 
     /// The copies that every node that should hold one has confirmed and pinned.
@@ -156,37 +131,39 @@ impl Trim<'_> {
         surplus.iter().zip(missing).filter(|(_, missing)| *missing == 0).map(|(entry, _)| entry.clone()).collect()
     }
 
-    /// Deletes what is still surplus in a state that was read after the locks were taken.
-    async fn delete(&self, confirmed: Vec<Confirmed>, state: &State) -> Result<Trimmed, crate::blob::Error> {
-        let mut trimmed = Trimmed::default();
-        for Confirmed { entry, permit, index } in confirmed {
-            let unchanged = state.topology().index == index && self.replicas.topology().index == index;
-            if !unchanged || !is_surplus(self.replicas, &entry, state) {
-                continue;
-            }
-            self.blobs.delete(permit).await?;
-            tracing::debug!(digest = %entry.digest, "surplus copy trimmed");
-            trimmed.copies += 1;
-            trimmed.bytes += entry.size;
+    /// Whether what was surplus by the topology of `index` still is.
+    fn may_go(&self, item: &Item, size: u64, state: &State, index: u64) -> bool {
+        let unchanged = state.topology().index == index && self.replicas.topology().index == index;
+        match item {
+            Item::Blob(digest) => unchanged && is_surplus(self.replicas, digest, size, state),
+            Item::Extent(_) => false,
         }
-        if trimmed.copies > 0 {
-            tracing::info!(copies = trimmed.copies, size_bytes = trimmed.bytes, "surplus copies trimmed");
-        }
-        Ok(trimmed)
     }
 
     /// All of it at once, for tests.
     #[cfg(test)]
-    pub(super) async fn turn(&self, state: &State) -> Trimmed {
-        let here = self.blobs.list_blobs(None, PAGE).await.unwrap();
-        let surplus = self.surplus(here, state);
-        let confirmed = self.confirm(&surplus).await;
-        self.delete(confirmed, state).await.unwrap()
+    pub(super) async fn turn(&self, blobs: &BlobStore, state: &State) -> Trimmed {
+        let here = blobs.list_blobs(None, PAGE).await.unwrap();
+        let topology = self.replicas.topology();
+        let confirmed = self.confirmed(&self.surplus(here, state), &topology).await;
+        let held = Held::take(blobs, items(confirmed));
+        let still = |item: &Item, size, state: &State| self.may_go(item, size, state, topology.index);
+        Trimmed::of(&held.delete(blobs, state, &still).await.unwrap())
     }
 }
 
+impl Trimmed {
+    fn of(removed: &[(Item, u64)]) -> Self {
+        Self { copies: removed.len() as u64, bytes: removed.iter().map(|(_, size)| size).sum() }
+    }
+}
+
+fn items(copies: Vec<BlobEntry>) -> Vec<(Item, u64)> {
+    copies.into_iter().map(|entry| (Item::Blob(entry.digest), entry.size)).collect()
+}
+
 /// Whether a copy here is linked, of the agreed size, and not wanted here. What is not linked is for the reaper.
-fn is_surplus(replicas: &Replicas, entry: &BlobEntry, state: &State) -> bool {
-    let linked = state.content(&entry.digest).is_some_and(|content| !content.body && content.size == entry.size);
-    linked && !replicas.is_wanted_here(&entry.digest)
+fn is_surplus(replicas: &Replicas, digest: &Digest, size: u64, state: &State) -> bool {
+    let linked = state.content(digest).is_some_and(|content| !content.body && content.size == size);
+    linked && !replicas.is_wanted_here(digest)
 }

@@ -120,15 +120,15 @@ async fn nothing_is_deleted_that_was_spoken_for_or_before_one_pin_period() {
     let bytes = noise(3, MIB);
     let digest = Digest::of(Algorithm::Sha256, &bytes);
     let item = Item::Blob(digest.clone());
-    assert!(store.permit_delete(item.clone()).await.is_none(), "too early in this process");
+    assert!(store.permit_delete(item.clone()).is_none(), "too early in this process");
     tokio::time::sleep(Duration::from_millis(250)).await;
     store.put(&digest, Bytes::from(bytes)).await.unwrap();
-    assert!(store.permit_delete(item.clone()).await.is_none(), "just stored");
+    assert!(store.permit_delete(item.clone()).is_none(), "just stored");
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert!(store.hold(&digest, MIB as u64).await.unwrap());
-    assert!(store.permit_delete(item.clone()).await.is_none(), "just spoken for");
+    assert!(store.permit_delete(item.clone()).is_none(), "just spoken for");
     tokio::time::sleep(Duration::from_millis(250)).await;
-    let permit = store.permit_delete(item.clone()).await.unwrap();
+    let permit = store.permit_delete(item.clone()).unwrap();
     {
         let hold = store.hold(&digest, MIB as u64);
         tokio::pin!(hold);
@@ -141,7 +141,7 @@ async fn nothing_is_deleted_that_was_spoken_for_or_before_one_pin_period() {
 
     let writer = store.stage(ExtentId::from_random(1), initial()).await.unwrap();
     let extent = Item::Extent(ExtentId::from_random(1));
-    assert!(store.permit_delete(extent.clone()).await.is_none(), "being written");
+    assert!(store.permit_delete(extent.clone()).is_none(), "being written");
     writer.finish().await.unwrap();
-    assert!(store.permit_delete(extent).await.is_none(), "just synced");
+    assert!(store.permit_delete(extent).is_none(), "just synced");
 }
