@@ -13,12 +13,13 @@ use super::layout::SUMLESS_BYTES_MAX;
 use super::locks::{Held, Item};
 use super::quarantine::Identity;
 use super::store::{BlobStore, Shared, blocking, in_memory};
-use super::sums::{self, Checked, ReadFault, is_damage};
+use super::sums::{self, Checked, ReadFault, Stamp, is_damage};
 use crate::disk;
 use crate::oci::Digest;
 
 // One hop and one system call per MiB while few read, else per block; of very many, each gets a small part of a block that
-// was checked whole, so that what stalled readers keep in memory stays bounded.
+// was checked whole, so that what stalled readers keep in memory stays bounded. The other parts are then read without a
+// second check of the whole.
 const BLOCKS_PER_READ: u64 = 4;
 const EAGER_READERS_MAX: usize = 32;
 const BLOCK_READERS_MAX: usize = 256;
@@ -32,6 +33,8 @@ pub struct BlobReader {
     size: u64,
     identity: Identity,
     source: Source,
+    /// The block that was checked last, and how the file looked before.
+    last: Option<(u64, Stamp)>,
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +85,7 @@ impl BlobStore {
         };
         Ok(opened.map(|(source, identity)| {
             self.shared.readers.fetch_add(1, Ordering::Relaxed);
-            BlobReader { shared: Arc::clone(&self.shared), digest: digest.clone(), size, identity, source }
+            BlobReader { shared: Arc::clone(&self.shared), digest: digest.clone(), size, identity, source, last: None }
         }))
     }
 
@@ -354,25 +357,42 @@ impl BlobReader {
         };
         let readers = self.shared.readers.load(Ordering::Relaxed);
         let first = start / BLOCK_BYTES;
+        let is_crowded = readers > BLOCK_READERS_MAX;
         let blocks = if readers <= EAGER_READERS_MAX { BLOCKS_PER_READ } else { 1 };
         let count = (end.div_ceil(BLOCK_BYTES) - first).min(blocks);
         let (shared, digest, identity) = (Arc::clone(&self.shared), self.digest.clone(), self.identity);
-        blocking(move || match checked.read(first, count) {
-            Ok(bytes) => {
-                let skipped = first * BLOCK_BYTES;
-                let (from, to) = (in_memory(start - skipped), in_memory(end - skipped).min(bytes.len()));
-                if readers <= BLOCK_READERS_MAX {
-                    return Ok(Bytes::from(bytes).slice(from..to));
+        let known = self.last.filter(|(block, _)| is_crowded && *block == first).map(|(_, stamp)| stamp);
+        let (bytes, last) = blocking(move || {
+            if let Some(stamp) = known {
+                let part = end.min(start + CROWDED_BYTES as u64).min((first + 1) * BLOCK_BYTES);
+                if let Some(bytes) = checked.read_again(start, part, stamp) {
+                    return Ok((Bytes::from(bytes), Some((first, stamp))));
                 }
-                Ok(Bytes::copy_from_slice(&bytes[from..to.min(from + CROWDED_BYTES)]))
             }
-            Err(ReadFault::Damaged { block }) => {
-                shared.note_damage(&digest, identity);
-                Err(Error::BlockDamaged { digest, block })
+            // Looked at before the bytes are: a change between the two only costs another check.
+            let stamp = if is_crowded { checked.stamp().ok() } else { None };
+            match checked.read(first, count) {
+                Ok(bytes) => {
+                    let skipped = first * BLOCK_BYTES;
+                    let (from, to) = (in_memory(start - skipped), in_memory(end - skipped).min(bytes.len()));
+                    let given = match is_crowded {
+                        true => Bytes::copy_from_slice(&bytes[from..to.min(from + CROWDED_BYTES)]),
+                        false => Bytes::from(bytes).slice(from..to),
+                    };
+                    Ok((given, stamp.map(|stamp| (first, stamp))))
+                }
+                Err(ReadFault::Damaged { block }) => {
+                    shared.note_damage(&digest, identity);
+                    Err(Error::BlockDamaged { digest, block })
+                }
+                Err(ReadFault::Io(source)) => {
+                    Err(Error::Io { doing: "read", path: shared.layout.blob(&digest), source })
+                }
             }
-            Err(ReadFault::Io(source)) => Err(Error::Io { doing: "read", path: shared.layout.blob(&digest), source }),
         })
-        .await
+        .await?;
+        self.last = last;
+        Ok(bytes)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::BLOCK_BYTES;
@@ -85,7 +86,34 @@ pub(super) struct Checked {
     sums: Arc<[u32]>,
 }
 
+/// How a file looked when bytes of it were checked: while it looks the same they need no other check (P16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 impl Checked {
+    /// How the file looks now.
+    pub(super) fn stamp(&self) -> io::Result<Stamp> {
+        let now = self.file.metadata()?;
+        Ok(Stamp {
+            inode: now.ino(),
+            size: now.size(),
+            modified: (now.mtime(), now.mtime_nsec()),
+            changed: (now.ctime(), now.ctime_nsec()),
+        })
+    }
+
+    /// Reads a range of bytes that were checked when the file looked like that; `None` if it does no more, or cannot be read.
+    pub(super) fn read_again(&self, start: u64, end: u64, stamp: Stamp) -> Option<Vec<u8>> {
+        let length = usize::try_from(end - start).ok()?;
+        let bytes = disk::read_exact_at(&self.file, start, length).ok()?;
+        (self.stamp().ok()? == stamp).then_some(bytes)
+    }
+
     /// `length` may be less than the file's, never more.
     pub(super) fn new(file: Arc<File>, length: u64, sums: Vec<u32>) -> Self {
         Self { file, length, sums: sums.into() }

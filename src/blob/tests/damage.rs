@@ -54,6 +54,31 @@ async fn a_flipped_bit_stops_the_read_at_its_block_and_the_copy_is_set_aside_onc
 }
 
 #[tokio::test]
+async fn in_a_crowd_a_block_is_given_in_parts_and_checked_again_once_the_file_has_changed() {
+    const READERS: usize = 300;
+    let node = Node::start();
+    let bytes = noise(7, 600_000);
+    let digest = node.store_blob(1, &bytes).await;
+    let size = bytes.len() as u64;
+    let mut crowd = Vec::new();
+    for _ in 0..READERS {
+        crowd.push(node.store.open_blob(&digest, size).await.unwrap().unwrap());
+    }
+    let reader = &mut crowd[0];
+    let mut read = Vec::new();
+    while (read.len() as u64) < size {
+        let part = reader.read(read.len() as u64, size).await.unwrap();
+        assert!(part.len() <= 16 << 10, "{} bytes for one of many", part.len());
+        read.extend_from_slice(&part);
+    }
+    assert_eq!(read, bytes);
+    let first = reader.read(0, size).await.unwrap();
+    flip_bit(&node.blob_path(&digest), 200_000);
+    let second = reader.read(first.len() as u64, size).await;
+    assert!(matches!(second, Err(Error::BlockDamaged { block: 0, .. })), "{second:?}");
+}
+
+#[tokio::test]
 async fn a_small_blob_is_checked_whole() {
     let node = Node::start();
     let body = noise(2, 5000);
