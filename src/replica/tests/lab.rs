@@ -79,8 +79,6 @@ pub(crate) struct Wire {
     pub(crate) carry: Arc<watch::Sender<Carry>>,
     /// Bytes that came from the node.
     pub(crate) sent: Arc<AtomicU64>,
-    /// The wire is cut when the node has sent so many.
-    pub(crate) cut_after: Arc<AtomicU64>,
 }
 
 /// One node.
@@ -95,6 +93,8 @@ pub(crate) struct LabNode {
 /// All of them.
 pub(crate) struct Lab {
     pub(crate) nodes: Vec<LabNode>,
+    /// The first wire whose node has sent so many bytes is cut, and only that one.
+    pub(crate) cut_first_after: Arc<AtomicU64>,
     dead: Arc<Mutex<BTreeSet<NodeId>>>,
     pub(crate) topology: watch::Sender<Arc<Topology>>,
     _tasks: JoinSet<()>,
@@ -165,12 +165,13 @@ impl Lab {
         let mut tasks = JoinSet::new();
         let dead = Arc::new(Mutex::new(BTreeSet::new()));
         let topology = watch::Sender::new(Arc::new(testing::topology((1..=count).map(testing::record))));
+        let cut_first_after = Arc::new(AtomicU64::new(u64::MAX));
         let mut wires = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         let mut listeners = BTreeMap::new();
         for id in (1..=count).map(NodeId) {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (wire, address) = string_wire(listener.local_addr().unwrap(), &mut tasks).await;
+            let (wire, address) = string_wire(listener.local_addr().unwrap(), &cut_first_after, &mut tasks).await;
             wires.insert(id, wire);
             addresses.insert(id, address);
             listeners.insert(id, listener);
@@ -201,7 +202,7 @@ impl Lab {
             let blobs = &node.blobs;
             eventually("index", || async move { blobs.usage().index_complete }).await;
         }
-        Self { nodes, dead, topology, _tasks: tasks }
+        Self { nodes, cut_first_after, dead, topology, _tasks: tasks }
     }
 
     /// The node with this id.
@@ -289,12 +290,16 @@ async fn serve(service: Service, listener: TcpListener) {
 }
 
 /// Strings a wire before a node; returns it with the address that others use.
-async fn string_wire(node: SocketAddr, tasks: &mut JoinSet<()>) -> (Wire, SocketAddr) {
+async fn string_wire(
+    node: SocketAddr,
+    cut_first_after: &Arc<AtomicU64>,
+    tasks: &mut JoinSet<()>,
+) -> (Wire, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let carry = Arc::new(watch::Sender::new(Carry::Open));
-    let wire = Wire { carry, sent: Arc::default(), cut_after: Arc::new(AtomicU64::new(u64::MAX)) };
-    let (carry, sent, cut_after) = (Arc::clone(&wire.carry), Arc::clone(&wire.sent), Arc::clone(&wire.cut_after));
+    let wire = Wire { carry, sent: Arc::default() };
+    let (carry, sent, cut_after) = (Arc::clone(&wire.carry), Arc::clone(&wire.sent), Arc::clone(cut_first_after));
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
@@ -308,7 +313,9 @@ async fn string_wire(node: SocketAddr, tasks: &mut JoinSet<()>) -> (Wire, Socket
                 let (from_node, to_node) = upstream.into_split();
                 let mut cut = carry.subscribe();
                 let count = |bytes| {
-                    if sent.fetch_add(bytes, Ordering::Relaxed) + bytes >= cut_after.load(Ordering::Relaxed) {
+                    let sent = sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                    if sent >= cut_after.load(Ordering::Relaxed) && cut_after.swap(u64::MAX, Ordering::Relaxed) <= sent
+                    {
                         carry.send_replace(Carry::Cut);
                     }
                 };
