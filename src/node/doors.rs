@@ -1,5 +1,6 @@
 //! The doors for clients and operators: bound first, so that a starting node says that it starts.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::ops::{self, Health};
 use crate::telemetry;
 
 use super::StartError;
-use super::door::{self, Door, Front, Limits, Opening, Routes};
+use super::door::{self, Certificate, Door, Front, Limits, Opening, Routes};
 use super::tasks::Tasks;
 
 /// The open doors.
@@ -23,6 +24,7 @@ pub(super) struct Doors {
     pub(super) ops: Option<SocketAddr>,
     api_routes: Routes,
     ops_routes: Option<Routes>,
+    certificate: Option<Arc<Certificate>>,
     opening: watch::Sender<Opening>,
     /// Ends when every door is closed.
     closed: mpsc::Receiver<()>,
@@ -37,10 +39,17 @@ impl Doors {
         health: &Health,
         metrics: &telemetry::Metrics,
     ) -> Result<Self, StartError> {
-        let tls = match (&config.api.tls_cert, &config.api.tls_key) {
-            (Some(cert), Some(key)) => Some(door::acceptor(cert, key)?),
+        let certificate = match (&config.api.tls_cert, &config.api.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(Certificate::read(cert, key)?)),
             _ => None,
         };
+        if let Some(certificate) = &certificate {
+            let certificate = Arc::clone(certificate);
+            tasks.critical("certificate", async move {
+                certificate.watch().await;
+                Ok::<_, Infallible>(())
+            });
+        }
         let (opening, receiver) = watch::channel(Opening::Open);
         let (open, closed) = mpsc::channel(1);
         let limits = Limits {
@@ -63,7 +72,7 @@ impl Doors {
                 stall_timeout: limits.stall_timeout,
                 room: room.clone(),
             };
-            let (tls, limits, opening) = (tls.clone(), limits.clone(), receiver.clone());
+            let (tls, limits, opening) = (certificate.clone(), limits.clone(), receiver.clone());
             let (open, door) = (open.clone(), Door { listener, tls, limits, front, opening });
             tasks.critical(name, async move {
                 let ended = door.serve().await;
@@ -83,7 +92,7 @@ impl Doors {
                 (Some(ops), Some(routes))
             }
         };
-        Ok(Self { api, ops, api_routes, ops_routes, opening, closed })
+        Ok(Self { api, ops, api_routes, ops_routes, certificate, opening, closed })
     }
 
     /// Puts the real routes in place.
@@ -94,6 +103,13 @@ impl Doors {
                 self.api_routes.replace(registry, nothing());
                 routes.replace(nothing(), operations);
             }
+        }
+    }
+
+    /// Reads the certificate for clients again if its files are others than before.
+    pub(super) fn reload(&self) {
+        if let Some(certificate) = &self.certificate {
+            certificate.reload();
         }
     }
 

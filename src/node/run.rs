@@ -12,7 +12,7 @@ use super::{Node, Outcome, Seams, StartError, machine};
 /// Runs a node until it is told to stop or cannot go on.
 ///
 /// SIGINT and SIGTERM stop it in good order, a second one at once; with `stop_with_parent` so does the end of standard
-/// input. SIGHUP reads the users again.
+/// input. SIGHUP reads the users and the certificate for clients again.
 pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
     machine::raise_descriptors();
     let mut signals = match Signals::new(stop_with_parent) {
@@ -51,12 +51,13 @@ pub async fn run(config: Config, stop_with_parent: bool) -> Outcome {
     Outcome::Stopped
 }
 
-/// Reads the users again at each SIGHUP.
+/// Reads the users and the certificate again at each SIGHUP.
 async fn reload(node: &Node, hangup: &mut Signal) -> std::convert::Infallible {
     loop {
         if hangup.recv().await.is_none() {
             return std::future::pending().await;
         }
+        node.doors.reload();
         match node.parts.auth.reload().await {
             Ok(()) => tracing::info!("users read again"),
             Err(error) => {

@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::env::{Listener, Stream};
 
@@ -29,8 +30,8 @@ use activity::{Activity, Verdict, Watched};
 
 pub(super) use front::{Front, REQUESTS_MAX, Routes};
 pub(super) use metrics::Metrics;
+pub(super) use tls::Certificate;
 pub use tls::TlsError;
-pub(super) use tls::acceptor;
 
 /// Bytes of one request's head, as lines or as an HTTP/2 header list.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -59,7 +60,7 @@ pub(super) enum Opening {
 /// One listener for HTTP/1.1 and HTTP/2, plain or TLS.
 pub(super) struct Door {
     pub(super) listener: Box<dyn Listener>,
-    pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
+    pub(super) tls: Option<Arc<Certificate>>,
     pub(super) limits: Limits,
     pub(super) front: Front,
     pub(super) opening: watch::Receiver<Opening>,
@@ -86,7 +87,7 @@ impl Door {
                     Ok((stream, far)) => match room.enter(far.ip()) {
                         Some(place) => {
                             let connection = Connection {
-                                tls: tls.clone(), limits: limits.clone(), front: front.clone(),
+                                tls: tls.as_ref().map(|tls| tls.acceptor()), limits: limits.clone(), front: front.clone(),
                                 opening: opening.clone(), http: http.clone(),
                             };
                             connections.spawn(connection.run(stream, place));
@@ -192,7 +193,7 @@ impl Drop for Place {
 
 /// What one connection's task needs.
 struct Connection {
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<TlsAcceptor>,
     limits: Limits,
     front: Front,
     opening: watch::Receiver<Opening>,
