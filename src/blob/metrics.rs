@@ -40,7 +40,7 @@ impl Metrics {
 
     // The registry adds `_total` to counters.
     pub(super) fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("rafthold_blob");
+        let registry = registry.sub_registry_with_prefix("blob");
         registry.register("written_bytes", "Bytes staged or received", self.written_bytes.clone());
         registry.register("quarantined", "Copies set aside as damaged", self.quarantined.clone());
         registry.register("damaged_blocks", "Blocks that differed from their checksum", self.damaged_blocks.clone());

@@ -49,19 +49,19 @@ impl Metrics {
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {
         let it = Self::default();
-        registry.register("rafthold_meta_term", "Raft term", it.term.clone());
-        registry.register("rafthold_meta_leader", "1 while this node leads", it.leads.clone());
-        registry.register("rafthold_meta_applied_index", "Last applied log index", it.applied.clone());
-        registry.register("rafthold_meta_last_log_index", "Last log index", it.last_log.clone());
-        registry.register("rafthold_meta_elections", "Terms that began as seen here", it.elections.clone());
-        registry.register("rafthold_meta_proposals", "Commands proposed by this node", it.proposals.clone());
+        registry.register("meta_term", "Raft term", it.term.clone());
+        registry.register("meta_leader", "1 while this node leads", it.leads.clone());
+        registry.register("meta_applied_index", "Last applied log index", it.applied.clone());
+        registry.register("meta_last_log_index", "Last log index", it.last_log.clone());
+        registry.register("meta_elections", "Terms that began as seen here", it.elections.clone());
+        registry.register("meta_proposals", "Commands proposed by this node", it.proposals.clone());
         registry.register(
-            "rafthold_meta_proposals_unavailable",
+            "meta_proposals_unavailable",
             "Commands that no leader took in time",
             it.proposals_unavailable.clone(),
         );
         registry.register_with_unit(
-            "rafthold_meta_log_sync",
+            "meta_log_sync",
             "Time of one sync of the log",
             Unit::Seconds,
             it.log_sync_seconds.clone(),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::disk::DirLock;
 use crate::env::{Clock, Net, Seed, SystemClock, TcpNet};
+use crate::gossip::Gossip;
 use crate::meta::Meta;
 use crate::ops::Health;
 use crate::topology::NodeId;
@@ -196,6 +197,12 @@ impl Node {
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.parts.meta
+    }
+
+    /// What this node hears from the others, for tests and tools in the same process.
+    #[must_use]
+    pub fn gossip(&self) -> &Gossip {
+        &self.parts.gossip
     }
 
     /// Waits until the node serves.

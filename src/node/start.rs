@@ -238,7 +238,7 @@ impl Ground {
         let routes = routes.add_service(services.door.meta_service()).add_service(admin);
         place.server.install(routes, wiring::admission(meta.clone()));
         self.critical("gossip", rounds);
-        self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone(), meta.status().me));
+        self.critical("blob announcements", wiring::announce_blobs(blobs.clone(), gossip.clone()));
         self.critical("own record", wiring::keep_record(meta.clone(), description));
         self.critical("policy", wiring::compare_policy(meta.clone(), config.storage.copies));
 

@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::blob::{BlobStore, Event};
 use crate::config::Config;
 use crate::env::{BoxFuture, Env};
-use crate::gossip::{Gossip, Liveness};
+use crate::gossip::{self, Gossip, Liveness};
 use crate::meta::command::{Command, Rejection, Response};
 use crate::meta::plan::TokenJoin;
 use crate::meta::{FEATURE_LEVEL_MAX, Hooks, Meta, Sight};
@@ -25,6 +26,11 @@ const TRY_EVERY: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After so long without an answer from every other node, those that are silent are taken for away.
 const GOSSIP_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the index has become complete.
+const LIST_EVERY: Duration = Duration::from_millis(200);
+/// Blobs listed at once.
+const LIST_PAGE: usize = 4096;
 
 /// What `meta` asks of a part that is built after it.
 pub(super) type Later<T> = Arc<OnceLock<T>>;
@@ -163,18 +169,63 @@ fn refused(response: &Response) -> AddNodeError {
     AddNodeError::Refused(text)
 }
 
-/// Tells the others which blobs come to lie here.
-pub(super) async fn announce_blobs(blobs: BlobStore, gossip: Gossip, me: NodeId) {
+/// Tells the others which blobs lie here: all of them once the index agrees with the disk, and what comes and goes.
+pub(super) async fn announce_blobs(blobs: BlobStore, gossip: Gossip) {
     let mut events = blobs.events();
+    let (mut listed, mut was_complete) = (false, false);
     loop {
-        match events.recv().await {
-            Ok(Event::Added { digest, .. }) => gossip.announce(&digest),
-            Ok(Event::Removed { digest } | Event::Quarantined { digest }) => gossip.forget(&digest, me),
-            // hints may be lost: whoever misses one asks around
-            Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return std::future::pending().await,
+        let is_complete = blobs.usage().index_complete;
+        if is_complete && !(listed && was_complete) {
+            match list_blobs(&blobs, &mut events).await {
+                Ok(Some(listing)) => {
+                    gossip.publish(listing);
+                    listed = true;
+                }
+                // events were missed meanwhile: from the beginning
+                Ok(None) => continue,
+                Err(_stopping) => return std::future::pending().await,
+            }
+        }
+        was_complete = is_complete;
+        match tokio::time::timeout(LIST_EVERY, events.recv()).await {
+            Ok(Ok(Event::Added { digest, .. })) => gossip.gained(&digest),
+            Ok(Ok(Event::Removed { digest } | Event::Quarantined { digest })) => gossip.lost(&digest),
+            Ok(Err(RecvError::Lagged(_))) => listed = false,
+            Ok(Err(RecvError::Closed)) => return std::future::pending().await,
+            Err(_nothing_happened) => {}
         }
     }
+}
+
+/// Lists what lies here, with what comes and goes meanwhile; nothing if some of that was missed.
+async fn list_blobs(
+    blobs: &BlobStore,
+    events: &mut Receiver<Event>,
+) -> Result<Option<gossip::Listing>, crate::blob::Error> {
+    let mut listing = gossip::Listing::default();
+    // A page may show what came or went before or after its event is read: the last event of a blob decides.
+    let mut changes = Vec::new();
+    let mut after = None;
+    loop {
+        let page = blobs.list_blobs(after, LIST_PAGE).await?;
+        page.iter().for_each(|entry| listing.add(&entry.digest));
+        loop {
+            match events.try_recv() {
+                Ok(event) => changes.push(event),
+                Err(TryRecvError::Lagged(_)) => return Ok(None),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        let Some(last) = page.last() else { break };
+        after = Some(last.digest.clone());
+    }
+    for event in &changes {
+        match event {
+            Event::Added { digest, .. } => listing.add(digest),
+            Event::Removed { digest } | Event::Quarantined { digest } => listing.remove(digest),
+        }
+    }
+    Ok(Some(listing))
 }
 
 /// Keeps the agreed record of this node as its configuration has it (P11).
@@ -258,7 +309,7 @@ pub(super) async fn become_ready(meta: Meta, gossip: Gossip, health: Health) {
     let all_heard = async {
         loop {
             let members = gossip.members().borrow().clone();
-            let heard = |(id, member): (&NodeId, &crate::gossip::Member)| {
+            let heard = |(id, member): (&NodeId, &gossip::Member)| {
                 *id == me || member.since_heard.is_some() || member.liveness == Liveness::Dead
             };
             if members.iter().all(heard) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::gossip::{Liveness, Members};
+use crate::gossip::{Known, Liveness, Members};
 use crate::meta::VoterSets;
 use crate::meta::plan::{Leave, Plan, Vote};
 use crate::topology::{NodeId, NodeRecord, NodeState, Policy, Topology};
@@ -36,6 +36,7 @@ pub(super) async fn cluster(parts: &Parts) -> Value {
         survey: *parts.upkeep.survey().borrow(),
         topology: &topology,
         members: &members,
+        known: parts.gossip.known(),
         reports: &reports,
         plan: &parts.meta.local().plan(),
     };
@@ -52,6 +53,7 @@ struct Seen<'a> {
     survey: Survey,
     topology: &'a Topology,
     members: &'a Members,
+    known: BTreeMap<NodeId, Known>,
     reports: &'a BTreeMap<NodeId, Report>,
     plan: &'a Plan,
 }
@@ -157,6 +159,10 @@ impl Seen<'_> {
             "gossip": liveness,
             "gossip_heard_ms": member.and_then(|member| member.since_heard).map(millis),
             "gossip_reason": member.and_then(|member| member.reason.as_deref()),
+            "gossip_reached_by": member.map(|member| ids(&member.reached_by)),
+            "gossip_missed_by": member.map(|member| ids(&member.missed_by)),
+            "known_blobs": self.known.get(&node.id).map(|known| known.blobs),
+            "known_whole": self.known.get(&node.id).is_some_and(|known| known.whole),
             "blobs": report.map(|report| report.blobs),
             "blob_bytes": report.map(|report| report.blob_bytes),
             "extents": report.map(|report| report.extents),
@@ -305,6 +311,10 @@ fn scrub(report: &Report) -> Value {
         "quarantined": report.quarantined,
         "quarantined_bytes": report.quarantined_bytes,
     })
+}
+
+fn ids(nodes: &[NodeId]) -> Vec<u64> {
+    nodes.iter().map(|node| node.0).collect()
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

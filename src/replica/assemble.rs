@@ -125,7 +125,6 @@ impl Replicas {
                     continue;
                 }
                 let holders: Vec<NodeId> = fan_out.done().iter().map(|(node, ())| *node).collect();
-                holders.iter().for_each(|node| self.0.parts.sight.learn(digest, *node));
                 self.spawn("finish copies", Box::pin(fan_out.finish()));
                 return Ok(holders);
             }

@@ -57,10 +57,7 @@ impl Replicas {
         let mut failure = None;
         while let Ok(Some((node, put))) = timeout_at(until, inbox.recv()).await {
             match put {
-                Ok(()) => {
-                    self.0.parts.sight.learn(digest, node);
-                    holders.push(node);
-                }
+                Ok(()) => holders.push(node),
                 Err(Some(error)) => failure = Some(error),
                 Err(None) => {}
             }

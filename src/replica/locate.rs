@@ -129,13 +129,10 @@ impl Replicas {
         order
     }
 
-    /// Takes note of what single holders did during a read, good and bad.
+    /// Takes note of the holders that failed during a read.
     pub(super) fn note_failures(&self, source: &mut BlobSource) {
         for (node, error) in source.take_failures() {
             self.note(node, &error);
-        }
-        for node in source.senders() {
-            self.0.parts.sight.learn(source.digest(), node);
         }
     }
 
@@ -181,8 +178,7 @@ impl Replicas {
         Some((present, store.usage().index_complete))
     }
 
-    /// Counts, for each of at most [`crate::transfer::PRESENCE_MAX`] blobs, the other nodes in reach that say they have it,
-    /// and remembers which.
+    /// Counts, for each of at most [`crate::transfer::PRESENCE_MAX`] blobs, the other nodes in reach that say they have it.
     pub async fn copies_elsewhere(&self, blobs: &[(Digest, u64)]) -> Vec<u8> {
         let mut copies = vec![0u8; blobs.len()];
         if blobs.is_empty() {
@@ -191,15 +187,12 @@ impl Replicas {
         let topology = self.topology();
         let live = |node: &NodeId| *node != self.me() && self.0.parts.sight.is_live(*node);
         let others: Vec<NodeId> = topology.nodes.keys().copied().filter(live).collect();
-        let ask = |node| async move { (node, self.presence(node, blobs).await) };
+        let ask = |node| self.presence(node, blobs);
         let mut asked = futures::stream::iter(others.into_iter().map(ask)).buffer_unordered(QUESTIONS_MAX);
-        while let Some((node, answer)) = asked.next().await {
+        while let Some(answer) = asked.next().await {
             let Some((present, _)) = answer else { continue };
-            for ((copies, (digest, _)), present) in copies.iter_mut().zip(blobs).zip(present) {
-                if present {
-                    *copies = copies.saturating_add(1);
-                    self.0.parts.sight.learn(digest, node);
-                }
+            for (copies, present) in copies.iter_mut().zip(present) {
+                *copies = copies.saturating_add(u8::from(present));
             }
         }
         copies

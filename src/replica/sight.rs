@@ -14,8 +14,6 @@ pub trait Sight: fmt::Debug + Send + Sync + 'static {
     fn is_dead(&self, node: NodeId) -> bool;
     /// Nodes said to hold a blob: a hint, never a promise.
     fn holders(&self, digest: &Digest) -> Vec<NodeId>;
-    /// Remembers that `node` served or stored a blob.
-    fn learn(&self, digest: &Digest, node: NodeId);
     /// Remembers that a call to `node` did not go through.
     fn report_unreachable(&self, node: NodeId);
 }
@@ -32,10 +30,6 @@ impl Sight for Gossip {
 
     fn holders(&self, digest: &Digest) -> Vec<NodeId> {
         Self::holders(self, digest)
-    }
-
-    fn learn(&self, digest: &Digest, node: NodeId) {
-        Self::learn(self, digest, node);
     }
 
     fn report_unreachable(&self, node: NodeId) {

@@ -25,15 +25,11 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let mut add = |name: &str, help: &str, counter: ByText| registry.register(name, help, counter);
-        add("rafthold_rpc_connects", "Connections tried to peers, by outcome", metrics.connects.clone());
-        add("rafthold_rpc_refused", "Connections and calls refused, by reason", metrics.refused.clone());
-        registry.register("rafthold_rpc_accepted", "Connections accepted", metrics.accepted.clone());
-        registry.register(
-            "rafthold_rpc_open_connections",
-            "Connections open to this node, by lane",
-            metrics.open.clone(),
-        );
-        registry.register("rafthold_rpc_panics", "Calls ended by a panic", metrics.panics.clone());
+        add("rpc_connects", "Connections tried to peers, by outcome", metrics.connects.clone());
+        add("rpc_refused", "Connections and calls refused, by reason", metrics.refused.clone());
+        registry.register("rpc_accepted", "Connections accepted", metrics.accepted.clone());
+        registry.register("rpc_open_connections", "Connections open to this node, by lane", metrics.open.clone());
+        registry.register("rpc_panics", "Calls ended by a panic", metrics.panics.clone());
         metrics
     }
 

@@ -114,6 +114,13 @@ impl Loopback {
         self.nodes.iter().find(|node| node.id == NodeId(id)).unwrap()
     }
 
+    /// Channels of a node that has addresses of its own, right ones or not.
+    pub(crate) fn peers(&self, id: u64, topology: watch::Receiver<Arc<Topology>>) -> Peers {
+        let env = env();
+        let credentials = Credentials::of(&env, self.authority.identity(id)).unwrap();
+        peers(&env, &credentials, topology)
+    }
+
     pub(crate) async fn add(&mut self, id: u64) {
         let env = env();
         let credentials = Credentials::of(&env, self.authority.identity(id)).unwrap();
@@ -125,17 +132,21 @@ impl Loopback {
         topology.index += 1;
         topology.nodes.insert(NodeId(id), record(id, &handle.address().to_string()));
         self.topology.send_replace(Arc::new(topology));
-        let peers = Peers::new(PeersParts {
-            env: env.clone(),
-            credentials: credentials.clone(),
-            runtimes: Runtimes::current(),
-            topology: self.topology.subscribe(),
-            known: BTreeMap::new(),
-            metrics: Metrics::default(),
-        })
-        .unwrap();
+        let peers = peers(&env, &credentials, self.topology.subscribe());
         self.nodes.push(LoopbackNode { id: NodeId(id), env, peers, handle, stop });
     }
+}
+
+fn peers(env: &Env, credentials: &Credentials, topology: watch::Receiver<Arc<Topology>>) -> Peers {
+    let parts = PeersParts {
+        env: env.clone(),
+        credentials: credentials.clone(),
+        runtimes: Runtimes::current(),
+        topology,
+        known: BTreeMap::new(),
+        metrics: Metrics::default(),
+    };
+    Peers::new(parts).unwrap()
 }
 
 pub(crate) fn server_parts(env: &Env, credentials: &Credentials) -> ServerParts {

@@ -13,29 +13,40 @@ use crate::env::Env;
 use crate::topology::{ClusterId, NodeId};
 
 use super::dial::{Dialer, dial};
-use super::proto::Beat;
 use super::proto::gossip_client::GossipClient;
 use super::proto::gossip_server::{Gossip, GossipServer};
+use super::proto::{Beat, CompareAnswer, CompareRequest, ProbeAnswer, ProbeRequest, PullAnswer, PullRequest};
 use super::testing::{Authority, Loopback, env, env_ahead, record, server_parts};
 use super::tls::any_verifier;
 use super::{Credentials, Lane, Metrics, NodeUri, Server, describe, peer, within};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Answers with the caller's id as the incarnation.
-struct Echo;
+/// Answers pings with an incarnation made from the caller's id, and nothing else.
+struct Echo(fn(NodeId) -> u64);
 
 #[tonic::async_trait]
 impl Gossip for Echo {
     async fn ping(&self, request: Request<Beat>) -> Result<Response<Beat>, Status> {
         assert!(!request.get_ref().leaving, "asked to panic");
-        let caller = peer(&request)?;
-        Ok(Response::new(Beat { incarnation: caller.node.0, ..Beat::default() }))
+        Ok(Response::new(Beat { incarnation: self.0(peer(&request)?.node), ..Beat::default() }))
+    }
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeAnswer>, Status> {
+        Err(Status::unimplemented("probe"))
+    }
+
+    async fn pull(&self, _: Request<PullRequest>) -> Result<Response<PullAnswer>, Status> {
+        Err(Status::unimplemented("pull"))
+    }
+
+    async fn compare(&self, _: Request<CompareRequest>) -> Result<Response<CompareAnswer>, Status> {
+        Err(Status::unimplemented("compare"))
     }
 }
 
 fn echo() -> Routes {
-    Routes::new(GossipServer::new(Echo))
+    Routes::new(GossipServer::new(Echo(|caller| caller.0)))
 }
 
 async fn ping(cluster: &Loopback, from: u64, to: u64, lane: Lane) -> Result<u64, Status> {
@@ -243,17 +254,6 @@ async fn a_stopped_server_ends_open_connections() {
     timeout(SOON, refused).await.unwrap();
 }
 
-/// Answers with 1 if it runs on the threads called `raft`.
-struct WhichThread;
-
-#[tonic::async_trait]
-impl Gossip for WhichThread {
-    async fn ping(&self, _request: Request<Beat>) -> Result<Response<Beat>, Status> {
-        let raft = std::thread::current().name() == Some("raft");
-        Ok(Response::new(Beat { incarnation: raft.into(), ..Beat::default() }))
-    }
-}
-
 #[test]
 fn the_raft_lane_is_served_on_its_own_threads() {
     let threads = |name| {
@@ -266,7 +266,8 @@ fn the_raft_lane_is_served_on_its_own_threads() {
         let mut parts = server_parts(&env(), &credentials);
         parts.runtimes = super::Runtimes { raft: raft.handle().clone(), rest: rest.handle().clone() };
         let (server, handle) = Server::bind("127.0.0.1:0", parts).await.unwrap();
-        handle.install(Routes::new(GossipServer::new(WhichThread)), Arc::new(|_| true));
+        let on_raft_thread = |_| u64::from(std::thread::current().name() == Some("raft"));
+        handle.install(Routes::new(GossipServer::new(Echo(on_raft_thread))), Arc::new(|_| true));
         cluster.topology.send_modify(|topology| {
             Arc::make_mut(topology).nodes.insert(NodeId(2), record(2, &handle.address().to_string()));
         });

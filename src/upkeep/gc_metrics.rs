@@ -28,7 +28,7 @@ pub(super) struct GcMetrics {
 
 impl GcMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let it = registry.sub_registry_with_prefix("rafthold_gc");
+        let it = registry.sub_registry_with_prefix("gc");
         it.register("passes", "Passes of collection by this node", self.passes.clone());
         it.register("passes_failed", "Passes that stopped before their end", self.passes_failed.clone());
         it.register("pass_duration_ms", "Time of the last pass in milliseconds", self.pass_duration_ms.clone());

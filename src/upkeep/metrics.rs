@@ -29,7 +29,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("rafthold_upkeep");
+        let registry = registry.sub_registry_with_prefix("upkeep");
         registry.register("missing", "Contents this node should hold and does not", self.missing.clone());
         registry.register("missing_bodies", "Manifest bodies among the missing", self.missing_bodies.clone());
         registry.register("fetches", "Contents being fetched", self.fetches.clone());

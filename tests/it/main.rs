@@ -8,6 +8,7 @@ mod collection;
 mod conformance;
 mod healing;
 mod hostile;
+mod locations;
 mod membership;
 mod support;
 mod tidy;

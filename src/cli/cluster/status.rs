@@ -52,6 +52,11 @@ fn tables(status: &Value) -> String {
     text.push('\n');
     text.push_str(&print::table(&rows));
     text.push('\n');
+    for node in status["nodes"].as_array().into_iter().flatten() {
+        if let Some(reason) = node["gossip_reason"].as_str() {
+            text.push_str(&format!("node {} is {}: {reason}\n", cell(node, "id"), cell(node, "gossip")));
+        }
+    }
     for (section, keys) in [
         ("blobs", ["under_replicated", "over_replicated", "lost"]),
         ("repair", ["queue", "running", "fetched"]),
@@ -69,12 +74,14 @@ mod tests {
     fn a_status_prints_with_unknowns_as_dashes() {
         let status = serde_json::json!({
             "cluster_id": "c1", "leader": null, "term": 3,
-            "nodes": [{ "id": 1, "name": "n1", "role": "voter", "state": "unreachable", "applied": null }],
+            "nodes": [{ "id": 1, "name": "n1", "role": "voter", "state": "unreachable", "applied": null,
+                "gossip": "dead", "gossip_reason": "no answer for 6.0 s" }],
             "blobs": { "under_replicated": 0, "over_replicated": null, "lost": 0 },
             "warnings": ["two voters do not survive one"],
         });
         let text = super::tables(&status);
         assert!(text.contains("leader: -\nterm: 3\n"), "{text}");
+        assert!(text.contains("node 1 is dead: no answer for 6.0 s\n"), "{text}");
         assert!(text.contains("warning: two voters"), "{text}");
         assert!(text.contains("under replicated 0, over replicated -, lost 0"), "{text}");
     }

@@ -37,8 +37,6 @@ impl Sight for Alone {
         Vec::new()
     }
 
-    fn learn(&self, _: &Digest, _: NodeId) {}
-
     fn report_unreachable(&self, _: NodeId) {}
 }
 

@@ -152,7 +152,6 @@ impl Sight for LabSight {
     fn holders(&self, _digest: &Digest) -> Vec<NodeId> {
         Vec::new()
     }
-    fn learn(&self, _digest: &Digest, _node: NodeId) {}
     fn report_unreachable(&self, _node: NodeId) {}
 }
 

@@ -137,6 +137,11 @@ impl TestCluster {
         self.nodes[at].lock().await.as_ref().expect("it runs").meta().local()
     }
 
+    /// What a running node hears from the others.
+    pub(crate) async fn gossip(&self, at: usize) -> rafthold::gossip::Gossip {
+        self.nodes[at].lock().await.as_ref().expect("it runs").gossip().clone()
+    }
+
     pub(crate) fn config(&self, at: usize) -> &Config {
         &self.configs[at]
     }
