@@ -1,5 +1,7 @@
 //! Rounds between real servers on loopback.
 
+#![expect(clippy::print_stdout, reason = "the figures of ARCHITECTURE.md come from here")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,8 +167,9 @@ async fn a_node_that_only_others_reach_is_a_suspect_and_one_that_nobody_reaches_
 async fn idle_bytes_per_ping(blobs: u32) -> f64 {
     let cluster = Loopback::start(3).await;
     let all = start_all(&cluster);
-    for (at, running) in all.iter().enumerate() {
-        let own = (0..blobs).map(|n| Digest::of(Algorithm::Sha256, &[&[at as u8][..], &n.to_le_bytes()].concat()));
+    for (node, running) in (1u32..).zip(&all) {
+        let name = |n: u32| [node.to_le_bytes(), n.to_le_bytes()].concat();
+        let own = (0..blobs).map(|n| Digest::of(Algorithm::Sha256, &name(n)));
         running.gossip.publish(listing(&own.collect::<Vec<_>>()));
     }
     let is_known = |running: &Running| {
