@@ -166,10 +166,20 @@ impl Client {
         self.send(Request::delete(path), Bytes::new()).await
     }
 
+    /// Says whether the node is in reach and ready to serve.
+    pub async fn is_ready(&self) -> bool {
+        // the answer is for people, and no JSON
+        self.send_in_time(Request::get("/readyz"), Bytes::new()).await.is_ok()
+    }
+
     async fn send(&self, request: Builder, body: Bytes) -> Result<Value, Error> {
-        let sent = tokio::time::timeout(self.timeout, self.send_at_leisure(request, body)).await;
-        let answer = sent.unwrap_or(Err(Error::Timeout))?;
+        let answer = self.send_in_time(request, body).await?;
         serde_json::from_slice(&answer).map_err(|source| Error::Answer { source })
+    }
+
+    async fn send_in_time(&self, request: Builder, body: Bytes) -> Result<Bytes, Error> {
+        let sent = tokio::time::timeout(self.timeout, self.send_at_leisure(request, body)).await;
+        sent.unwrap_or(Err(Error::Timeout))
     }
 
     async fn send_at_leisure(&self, mut request: Builder, body: Bytes) -> Result<Bytes, Error> {
@@ -295,5 +305,24 @@ mod tests {
         };
         assert_eq!(login("http://a"), basic("rafthold_user:rafthold_password"));
         assert_eq!(login("http://b:c@a"), basic("b:c"));
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ready_by_its_status_though_its_answer_is_no_json() {
+        for (answer, ready) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n", true),
+            ("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", false),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+            let node = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.unwrap() > 0, "a question");
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+                stream
+            };
+            let (is_ready, _open) = tokio::join!(client.is_ready(), node);
+            assert_eq!(is_ready, ready);
+        }
     }
 }

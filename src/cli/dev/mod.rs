@@ -127,7 +127,7 @@ async fn ready(layout: &Layout) {
     for place in &layout.places {
         loop {
             if let Ok(client) = Client::new(&place.api_url(), None)
-                && client.get("/readyz").await.is_ok()
+                && client.is_ready().await
             {
                 break;
             }
