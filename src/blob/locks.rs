@@ -89,6 +89,10 @@ impl Pins {
         Self { started: Instant::now(), period, until: Mutex::default() }
     }
 
+    pub(super) const fn period(&self) -> Duration {
+        self.period
+    }
+
     pub(super) fn pin(&self, item: Item) {
         self.until.lock().expect("no panic while pinning").insert(item, Instant::now() + self.period);
     }

@@ -161,6 +161,12 @@ impl BlobStore {
         self.shared.metrics.register(registry);
     }
 
+    /// How long a file is not deleted after this node said "I hold it" (P21).
+    #[must_use]
+    pub fn pin_period(&self) -> std::time::Duration {
+        self.shared.pins.period()
+    }
+
     /// Says how much lies here; counts come from the index and are right once it is complete.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -376,6 +376,7 @@ async fn commands_of_an_idle_cluster_are_not_issued_in_the_past() {
     sleep(Duration::from_millis(1500)).await;
     for node in &nodes {
         assert!(node.meta.confirm().await.fresh);
+        assert!(node.meta.log_time().0 >= before.0 + 1000, "time passes without any write, for the leader too");
         let proposal = node.meta.core.proposal(link("b")).await;
         assert!(proposal.issued.0 >= before.0 + 1000, "{:?} after {before:?}", proposal.issued);
     }

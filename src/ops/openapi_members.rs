@@ -136,7 +136,11 @@ pub(super) fn drain() -> Value {
             "left": { "type": "integer", "description": "Not yet where it belongs without this node." },
             "left_bytes": { "type": "integer" },
             "only_here": { "type": "integer", "description": "On no other node." },
-            "uploads": { "type": "integer", "description": "Under way, with bytes on this node." },
+            "uploads": { "type": "integer", "description": "Uploads that keep this node: under way, or idle." },
+            "idle_uploads": {
+                "type": "integer",
+                "description": "Of those, idle ones with bytes on no node that stays. They keep the node until they end or expire.",
+            },
         },
     })
 }

@@ -204,9 +204,10 @@ impl Seen<'_> {
     /// How far a leaving node is with being empty, in the leader's word.
     fn drain_of(&self, node: NodeId) -> Option<Value> {
         let drain = self.reports.values().find_map(|report| report.drains.get(&node))?;
-        let Drain { total, left, left_bytes, only_here, uploads, .. } = drain;
+        let Drain { total, left, left_bytes, only_here, uploads, idle_uploads, .. } = drain;
         Some(json!({
             "total": total, "left": left, "left_bytes": left_bytes, "only_here": only_here, "uploads": uploads,
+            "idle_uploads": idle_uploads,
         }))
     }
 

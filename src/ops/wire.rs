@@ -145,15 +145,15 @@ impl From<Report> for ReportResponse {
 
 impl From<&DrainReport> for Drain {
     fn from(wire: &DrainReport) -> Self {
-        let DrainReport { node: _, total, left, left_bytes, only_here, uploads } = *wire;
+        let DrainReport { node: _, total, left, left_bytes, only_here, uploads, idle_uploads } = *wire;
         // What is left out is the leader's own business.
-        Self { total, left, left_bytes, only_here, uploads, ..Self::default() }
+        Self { total, left, left_bytes, only_here, uploads, idle_uploads, ..Self::default() }
     }
 }
 
 fn drain_report(node: NodeId, drain: &Drain) -> DrainReport {
-    let Drain { total, left, left_bytes, only_here, uploads, .. } = *drain;
-    DrainReport { node: node.0, total, left, left_bytes, only_here, uploads }
+    let Drain { total, left, left_bytes, only_here, uploads, idle_uploads, .. } = *drain;
+    DrainReport { node: node.0, total, left, left_bytes, only_here, uploads, idle_uploads }
 }
 
 impl From<proto::Collection> for Pass {

@@ -112,13 +112,13 @@ impl Registry {
     /// Puts the body on enough nodes; returns how many hold it.
     async fn spread(&self, digest: &Digest, body: Bytes, voters: &VoterSets, budget: Budget) -> Result<usize> {
         let needed = self.0.replicas.write_copies();
-        let enough = |nodes: &[NodeId]| nodes.len() >= needed && voters.is_majority(nodes);
+        let enough = |nodes: &[NodeId]| self.0.replicas.counted(nodes) >= needed && voters.is_majority(nodes);
         let nodes = self.0.replicas.put_body(digest, body, &enough, budget.to_spread()).await?;
         if enough(&nodes) {
             Ok(nodes.len())
         } else if voters.is_majority(&nodes) {
-            let reason = "other nodes did not store the body in time".to_owned();
-            Err(Error::TooFewCopies { made: nodes.len(), needed, reason })
+            let reason = self.0.replicas.with_uncounted("other nodes did not store the body in time".to_owned());
+            Err(Error::TooFewCopies { made: self.0.replicas.counted(&nodes), needed, reason })
         } else {
             Err(Error::no_quorum())
         }

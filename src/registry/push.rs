@@ -165,13 +165,13 @@ impl Registry {
         }
         // The empty blob has no parts that anybody could hold.
         let needed = self.0.replicas.write_copies();
-        let enough = |nodes: &[NodeId]| nodes.len() >= needed;
+        let enough = |nodes: &[NodeId]| self.0.replicas.counted(nodes) >= needed;
         let nodes = self.0.replicas.put_body(digest, Bytes::new(), &enough, EMPTY_WITHIN).await?;
         if enough(&nodes) {
             Ok(nodes)
         } else {
-            let reason = "other nodes did not answer".to_owned();
-            Err(Error::TooFewCopies { made: nodes.len(), needed, reason })
+            let reason = self.0.replicas.with_uncounted("other nodes did not answer".to_owned());
+            Err(Error::TooFewCopies { made: self.0.replicas.counted(&nodes), needed, reason })
         }
     }
 }

@@ -80,19 +80,22 @@ impl Replicas {
     /// - [`Error::TooFewCopies`] if too few nodes in reach took one.
     pub async fn ensure_copies(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
         let sources = self.find_all(digest, size).await?;
-        if sources.len() >= self.write_copies() {
-            return Ok(sources);
+        let counted: Vec<NodeId> = sources.iter().copied().filter(|node| self.counts(*node)).collect();
+        if counted.len() >= self.write_copies() {
+            return Ok(counted);
         }
         let (this, wanted, from) = (self.clone(), digest.clone(), sources.clone());
         let me = self.me();
         let fan_out = FanOut::new(move |node, _| {
             let (this, digest, from) = (this.clone(), wanted.clone(), from.clone());
             Box::pin(async move {
-                if from.contains(&node) {
+                // Asked anew: a source may have taken its word back since it was found.
+                if from.contains(&node) && this.stands_by(node, &digest, size).await {
                     return Ok(());
                 }
                 if node != me {
-                    return this.local().client.pull_blob(node, &digest, size, &from).await;
+                    let others: Vec<NodeId> = from.into_iter().filter(|other| *other != node).collect();
+                    return this.local().client.pull_blob(node, &digest, size, &others).await;
                 }
                 this.ensure_local(&digest, size).await.map_err(|error| match error {
                     Error::Blob(error) => TransferError::Blob(error),
@@ -103,19 +106,24 @@ impl Replicas {
         self.copy_everywhere(Copies { digest, size, first: &sources }, fan_out).await
     }
 
-    /// Runs work that leaves the blob on a node: on `first`, then on others until `write_copies` have it.
+    /// Runs work that leaves the blob on a node: on `first`, then on others until `write_copies` that count have it.
+    ///
+    /// A holder pins the blob for a while when it has it. Others may take longer than that, so a holder whose word is old
+    /// is asked again, which pins anew; one that does not confirm it must do it again.
     async fn copy_everywhere(&self, copies: Copies<'_>, fan_out: FanOut<()>) -> Result<Vec<NodeId>> {
         let Copies { digest, size, first } = copies;
-        let mut fan_out = fan_out.with_patience(SLOW_AFTER + at_pace(size, FAST_BYTES));
+        let mut fan_out = self.counting(fan_out).with_patience(SLOW_AFTER + at_pace(size, FAST_BYTES));
         let begun = Instant::now();
         let give_up = begun + COPIES_WAIT + at_pace(size, SLOW_BYTES);
         let (mut lost, mut stragglers, mut damage) = (Some(begun), None, None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        first.iter().filter(|node| self.may_copy_to(**node)).for_each(|node| fan_out.begin(*node));
+        let may_begin = |node: &&NodeId| self.counts(**node) && self.may_copy_to(**node);
+        first.iter().filter(may_begin).for_each(|node| fan_out.begin(*node));
         loop {
+            self.renew_blob(&mut fan_out, digest, size).await;
             let needed = self.write_copies();
-            let done = fan_out.done().len();
+            let done = fan_out.made();
             if done >= needed {
                 let until = *stragglers.get_or_insert_with(|| Instant::now() + STRAGGLERS_WAIT);
                 // The holders that were chosen are waited for a moment: each would have to fetch the blob later.
@@ -124,13 +132,13 @@ impl Replicas {
                     self.note_end(node, error);
                     continue;
                 }
-                let holders: Vec<NodeId> = fan_out.done().iter().map(|(node, ())| *node).collect();
+                let holders: Vec<NodeId> = fan_out.done().map(|(node, ())| node).collect();
                 self.spawn("finish copies", Box::pin(fan_out.finish()));
                 return Ok(holders);
             }
             // Nobody is given up for the last that failed while others are untried.
             let mut order = placement_order(digest, &self.topology());
-            order.retain(|node| self.may_copy_to(*node));
+            order.retain(|node| self.counts(*node) && self.may_copy_to(*node));
             fan_out.fill(needed, &order);
             if fan_out.in_reach() >= needed {
                 lost = None;
@@ -138,7 +146,7 @@ impl Replicas {
             let is_lost =
                 fan_out.in_reach() < needed && lost.get_or_insert_with(Instant::now).elapsed() >= TARGETS_WAIT;
             if is_lost || Instant::now() >= give_up {
-                let error = Error::TooFewCopies { made: done, needed, reason: fan_out.reason() };
+                let error = self.too_few_copies(done, fan_out.reason());
                 // Whoever is still at it may end: the same request, sent again, finds its copy.
                 self.spawn("finish copies", Box::pin(fan_out.finish()));
                 return Err(damage.unwrap_or(error));

@@ -38,7 +38,7 @@ impl Replicas {
     ) -> Result<ReceivedExtent> {
         let needed = self.write_copies();
         let mut targets: Vec<NodeId> = request.holders.clone();
-        targets.retain(|node| *node != self.me() && self.0.parts.sight.is_live(*node));
+        targets.retain(|node| *node != self.me() && self.counts(*node) && self.0.parts.sight.is_live(*node));
         targets.extend(self.candidates(&request.holders));
         targets.truncate(needed + 1);
         if targets.len() < needed {
@@ -59,7 +59,7 @@ impl Replicas {
                         feeds = pass_on(feeds, &bytes).await;
                         if feeds.len() < needed {
                             drop(feeds);
-                            return Err(self.too_few(&mut fan_out, needed).await);
+                            return Err(self.too_few(&mut fan_out).await);
                         }
                     }
                     Next::End(complete) => break complete,
@@ -75,11 +75,11 @@ impl Replicas {
         self.wait_for_direct(&mut fan_out, needed).await;
         fan_out.discard(|_, stored| stored.length != length || Some(&stored.hash_state) != hash_state.as_ref());
         match hash_state {
-            Some(hash_state) if fan_out.done().len() >= needed => {
-                let holders = fan_out.done().iter().map(|(node, _)| *node).collect();
+            Some(hash_state) if fan_out.made() >= needed => {
+                let holders = fan_out.done().map(|(node, _)| node).collect();
                 Ok(ReceivedExtent { id: request.id, length, hash_state, holders, complete })
             }
-            _ if complete => Err(Error::TooFewCopies { made: fan_out.done().len(), needed, reason: fan_out.reason() }),
+            _ if complete => Err(self.too_few_copies(fan_out.made(), fan_out.reason())),
             _ => self.salvage(&request, None, &fan_out).await,
         }
     }
@@ -89,7 +89,11 @@ impl Replicas {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lost = None;
-        while fan_out.done().len() < needed && fan_out.running().next().is_some() {
+        loop {
+            self.renew_extent(fan_out).await;
+            if fan_out.made() >= needed || fan_out.running().next().is_none() {
+                return;
+            }
             if fan_out.in_reach() >= needed {
                 lost = None;
             } else if lost.get_or_insert_with(Instant::now).elapsed() >= TARGETS_WAIT {
@@ -103,12 +107,12 @@ impl Replicas {
     }
 
     /// The error for a body that too few peers take; those that failed have a moment to say why.
-    async fn too_few(&self, fan_out: &mut FanOut<StoredExtent>, needed: usize) -> Error {
+    async fn too_few(&self, fan_out: &mut FanOut<StoredExtent>) -> Error {
         while fan_out.running().next().is_some() {
             let Ok((node, error)) = timeout(REASON_WAIT, fan_out.next()).await else { break };
             self.note_end(node, error);
         }
-        Error::TooFewCopies { made: 0, needed, reason: fan_out.reason() }
+        self.too_few_copies(0, fan_out.reason())
     }
 
     fn feed_peers(&self, request: &ExtentRequest, targets: &[NodeId]) -> (FanOut<StoredExtent>, Vec<Feed>) {
@@ -121,7 +125,7 @@ impl Replicas {
         }
         let sources = std::sync::Mutex::new(sources);
         let (client, id, resume) = (self.local().client.clone(), request.id, request.resume.clone());
-        let mut fan_out = FanOut::new(move |node, pace| {
+        let fan_out = FanOut::new(move |node, pace| {
             let source = sources.lock().expect("no panic under this lock").remove(&node);
             let (client, resume) = (client.clone(), resume.clone());
             Box::pin(async move {
@@ -129,6 +133,7 @@ impl Replicas {
                 client.write_extent(node, id, (&resume, &pace), ReceiverStream::new(source).map(Ok).boxed()).await
             })
         });
+        let mut fan_out = self.counting(fan_out);
         targets.iter().for_each(|node| fan_out.begin(*node));
         (fan_out, feeds)
     }

@@ -19,12 +19,21 @@ const PROVEN_AFTER: Duration = Duration::from_millis(2500);
 /// Work that is running on some nodes and done on others.
 pub(super) struct FanOut<T> {
     start: Box<dyn Fn(NodeId, Pace) -> BoxFuture<'static, Result<T>> + Send + Sync>,
-    tasks: JoinSet<(NodeId, Result<T>)>,
+    tasks: JoinSet<(NodeId, Result<T>, Instant)>,
     running: BTreeMap<NodeId, Running>,
     /// How long a node may be at it before another is wanted beside it.
     patience: Option<Duration>,
-    done: Vec<(NodeId, T)>,
+    done: Vec<Done<T>>,
     failures: BTreeMap<NodeId, Failure>,
+    /// Which nodes' copies count; those of others are made for nothing.
+    counts: Box<dyn Fn(NodeId) -> bool + Send + Sync>,
+}
+
+struct Done<T> {
+    node: NodeId,
+    value: T,
+    /// When the node last said so.
+    said: Instant,
 }
 
 struct Running {
@@ -49,7 +58,13 @@ impl<T: Send + 'static> FanOut<T> {
             patience: None,
             done: Vec::new(),
             failures: BTreeMap::new(),
+            counts: Box::new(|_| true),
         }
+    }
+
+    /// Has only some nodes count, as `counts` says whenever somebody counts.
+    pub(super) fn counting(self, counts: impl Fn(NodeId) -> bool + Send + Sync + 'static) -> Self {
+        Self { counts: Box::new(counts), ..self }
     }
 
     /// Has nodes that are at it for longer count as slow.
@@ -59,13 +74,13 @@ impl<T: Send + 'static> FanOut<T> {
 
     /// Begins the work on a node, unless it is at it or has done it.
     pub(super) fn begin(&mut self, node: NodeId) {
-        if self.done.iter().any(|(other, _)| *other == node) || self.running.contains_key(&node) {
+        if self.is_done(node) || self.running.contains_key(&node) {
             return;
         }
         let pace = Pace::default();
         self.running.insert(node, Running { pace: pace.clone(), since: Instant::now() });
         let work = (self.start)(node, pace);
-        self.tasks.spawn(async move { (node, work.await) });
+        self.tasks.spawn(async move { (node, work.await, Instant::now()) });
     }
 
     /// Begins on as many candidates as are missing to `needed`: untried ones first, then those whose failure is past.
@@ -83,9 +98,13 @@ impl<T: Send + 'static> FanOut<T> {
     }
 
     fn may_try(&self, node: NodeId) -> bool {
-        let idle = !self.running.contains_key(&node) && !self.done.iter().any(|(other, _)| *other == node);
+        let idle = !self.running.contains_key(&node) && !self.is_done(node);
         let past = |failure: &Failure| !failure.is_final && failure.at.elapsed() >= RETRY_AFTER;
         idle && self.failures.get(&node).is_none_or(past)
+    }
+
+    fn is_done(&self, node: NodeId) -> bool {
+        self.done.iter().any(|done| done.node == node)
     }
 
     /// Waits for the next node to end its work; for ever if none is at it.
@@ -94,7 +113,7 @@ impl<T: Send + 'static> FanOut<T> {
     ///
     /// Nothing is lost when dropped.
     pub(super) async fn next(&mut self) -> (NodeId, Option<Error>) {
-        let (node, result) = match self.tasks.join_next().await {
+        let (node, result, said) = match self.tasks.join_next().await {
             Some(Ok(ended)) => ended,
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             None => std::future::pending().await,
@@ -103,7 +122,7 @@ impl<T: Send + 'static> FanOut<T> {
         match result {
             Ok(value) => {
                 self.failures.remove(&node);
-                self.done.push((node, value));
+                self.done.push(Done { node, value, said });
                 (node, None)
             }
             Err(error) => {
@@ -122,28 +141,55 @@ impl<T: Send + 'static> FanOut<T> {
     /// Counts who has done it or is at it without standing still.
     pub(super) fn hopeful(&self) -> usize {
         let in_time = |running: &Running| self.patience.is_none_or(|patience| running.since.elapsed() < patience);
-        self.done.len() + self.running.values().filter(|it| it.pace.is_fine() && in_time(it)).count()
+        let hopeful = |(node, it): &(&NodeId, &Running)| (self.counts)(**node) && it.pace.is_fine() && in_time(it);
+        self.made() + self.running.iter().filter(hopeful).count()
     }
 
     /// Counts who has done it or is at it and shows life; that a node which failed is tried again is no life yet.
     pub(super) fn in_reach(&self) -> usize {
         let lives = |(node, running): &(&NodeId, &Running)| {
             let proven = !self.failures.contains_key(*node) || running.since.elapsed() >= PROVEN_AFTER;
-            proven && !running.pace.is_silent()
+            (self.counts)(**node) && proven && !running.pace.is_silent()
         };
-        self.done.len() + self.running.iter().filter(lives).count()
+        self.made() + self.running.iter().filter(lives).count()
     }
 
-    /// Who has done it, with what came out.
-    pub(super) fn done(&self) -> &[(NodeId, T)] {
-        &self.done
+    /// Who has done it and counts, with what came out.
+    pub(super) fn done(&self) -> impl Iterator<Item = (NodeId, &T)> + '_ {
+        self.done.iter().filter(|done| (self.counts)(done.node)).map(|done| (done.node, &done.value))
+    }
+
+    /// How many have done it and count.
+    pub(super) fn made(&self) -> usize {
+        self.done().count()
+    }
+
+    /// Who has done it and counts, but said so at least `age` ago.
+    pub(super) fn said_before(&self, age: Duration) -> Vec<(NodeId, T)>
+    where
+        T: Clone,
+    {
+        let old = self.done.iter().filter(|done| done.said.elapsed() >= age && (self.counts)(done.node));
+        old.map(|done| (done.node, done.value.clone())).collect()
+    }
+
+    /// Takes note of what a node that had done it said when it was asked again at `asked`: one that did not confirm it
+    /// counts no more, and may be tried again.
+    pub(super) fn said_again(&mut self, node: NodeId, still: bool, asked: Instant) {
+        if still {
+            self.done.iter_mut().filter(|done| done.node == node).for_each(|done| done.said = asked);
+            return;
+        }
+        self.done.retain(|done| done.node != node);
+        let reason = format!("node {node} did not confirm what it had stored");
+        self.failures.insert(node, Failure { reason, at: Instant::now(), is_final: false });
     }
 
     /// Counts nodes out again that had done it, but wrongly.
     pub(super) fn discard(&mut self, wrong: impl Fn(NodeId, &T) -> bool) -> Vec<NodeId> {
-        let (bad, good): (Vec<_>, Vec<_>) = self.done.drain(..).partition(|(node, value)| wrong(*node, value));
+        let (bad, good): (Vec<_>, Vec<_>) = self.done.drain(..).partition(|done| wrong(done.node, &done.value));
         self.done = good;
-        let bad: Vec<NodeId> = bad.into_iter().map(|(node, _)| node).collect();
+        let bad: Vec<NodeId> = bad.into_iter().map(|done| done.node).collect();
         for node in &bad {
             let failure = Failure { reason: "stored other bytes".to_owned(), at: Instant::now(), is_final: true };
             self.failures.insert(*node, failure);
@@ -202,7 +248,7 @@ mod tests {
         fan_out.fill(1, &candidates);
         assert_eq!(fan_out.running().count(), 1);
         fan_out.begin(node(3));
-        while fan_out.done().is_empty() {
+        while fan_out.made() == 0 {
             fan_out.next().await;
         }
         fan_out.fill(1, &candidates);
@@ -238,6 +284,40 @@ mod tests {
         assert_eq!((fan_out.running().count(), fan_out.in_reach()), (1, 0));
         age(&mut fan_out, PROVEN_AFTER);
         assert_eq!(fan_out.in_reach(), 1);
+    }
+
+    #[tokio::test]
+    async fn only_nodes_that_count_make_it_enough() {
+        let mut fan_out: FanOut<()> =
+            FanOut::new(|_, _| Box::pin(async move { Ok(()) })).counting(|id| id != NodeId(1));
+        fan_out.begin(node(1));
+        assert_eq!((fan_out.hopeful(), fan_out.in_reach()), (0, 0));
+        fan_out.next().await;
+        assert_eq!((fan_out.made(), fan_out.hopeful(), fan_out.in_reach()), (0, 0, 0));
+        fan_out.fill(1, &[node(1), node(2)]);
+        fan_out.next().await;
+        assert_eq!(fan_out.done().map(|(id, ())| id).collect::<Vec<_>>(), [node(2)]);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_takes_its_word_back_counts_no_more_and_is_tried_again() {
+        let mut fan_out: FanOut<()> = FanOut::new(|_, _| Box::pin(async move { Ok(()) }));
+        fan_out.begin(node(1));
+        fan_out.begin(node(2));
+        fan_out.next().await;
+        fan_out.next().await;
+        assert!(fan_out.said_before(Duration::from_secs(60)).is_empty());
+        fan_out.done.iter_mut().for_each(|done| done.said -= Duration::from_secs(60));
+        assert_eq!(fan_out.said_before(Duration::from_secs(60)).len(), 2);
+        let now = Instant::now();
+        fan_out.said_again(node(1), true, now);
+        fan_out.said_again(node(2), false, now);
+        assert!(fan_out.said_before(Duration::from_secs(60)).is_empty());
+        assert_eq!(fan_out.done().map(|(id, ())| id).collect::<Vec<_>>(), [node(1)]);
+        age(&mut fan_out, RETRY_AFTER);
+        fan_out.fill(2, &[node(1), node(2)]);
+        fan_out.next().await;
+        assert_eq!(fan_out.made(), 2);
     }
 
     #[tokio::test]

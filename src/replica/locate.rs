@@ -51,7 +51,7 @@ impl Replicas {
     }
 
     /// Whether a copy lies here, for longer than any command can live; `None` if the disk does not say (I12).
-    async fn holds_here(&self, digest: &Digest, size: u64) -> Option<bool> {
+    pub(super) async fn holds_here(&self, digest: &Digest, size: u64) -> Option<bool> {
         match self.local().blobs.hold(digest, size).await {
             Ok(holds) => Some(holds),
             Err(error) => {

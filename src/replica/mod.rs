@@ -5,11 +5,12 @@
 //! not grow with a blob's size (P15); a body that is not its digest is never completed (P16); at most one fetch of a blob
 //! runs on this node (P17); gossip is a hint, the holder's own answer decides (P19).
 //! Deliberately does not know what is linked: callers bring digest and size from the agreed state.
-//! Start reading at [`Replicas`]; a push is `receive.rs` and `assemble.rs`, a pull is `read.rs`.
+//! Start reading at [`Replicas`]; a push is `receive.rs`, `assemble.rs` and `counting.rs`, a pull is `read.rs`.
 
 mod activity;
 mod assemble;
 mod bodies;
+mod counting;
 mod direct;
 mod error;
 mod fan_out;
@@ -200,8 +201,7 @@ impl Replicas {
     }
 
     fn takes_writes_here(&self) -> bool {
-        let is_in = self.topology().node(self.me()).is_none_or(|node| node.state == NodeState::In);
-        is_in && !self.local().blobs.refuses_writes()
+        self.counts(self.me()) && !self.local().blobs.refuses_writes()
     }
 
     /// Live peers that may take new bytes: zones that `holders` do not cover first, in random order otherwise.

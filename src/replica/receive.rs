@@ -61,8 +61,8 @@ impl Replicas {
     /// Receives one extent: staged here, streamed to `request.holders` while it arrives (P15), synced on `write_copies`
     /// nodes.
     ///
-    /// The node that receives always stages, so it is a natural holder beside the session's; dead holders are replaced by
-    /// live candidates. A node whose own disk takes nothing passes the bytes straight on to others (see `direct.rs`). The
+    /// The node that receives always stages, so it is a natural holder beside the session's (unless it is out or leaving);
+    /// dead holders are replaced by live candidates. A node whose own disk takes nothing passes the bytes straight on to others (see `direct.rs`). The
     /// work runs in a supervised task that outlives a dropped call (P28): `then` (it proposes the append) runs in that
     /// task with the extent, salvaged or whole, and its answer comes back here if somebody still waits. `then` is not run
     /// when the extent could not be stored. A body without any byte gives an extent of length 0 with the request's hash
@@ -148,17 +148,25 @@ impl Replicas {
                 }
             }
         };
-        drop(open);
+        // Nothing lists the extent yet: being open keeps it from the reaper, however long the others take.
+        let synced = Instant::now();
         let enough = self.wait_for_copies(&mut fan_out, &request, &stored, last_byte).await;
+        let counts_here = self.counts(self.me());
         if !enough && complete {
-            let (made, needed) = (fan_out.done().len() + 1, self.write_copies());
-            return Err(Error::TooFewCopies { made, needed, reason: fan_out.reason() });
+            return Err(self.too_few_copies(fan_out.made() + usize::from(counts_here), fan_out.reason()));
         }
+        // Pinned anew before it is closed: the pin from the end of the writing may be over.
+        if synced.elapsed() >= self.word_holds_for()
+            && self.local().blobs.extent(stored.id).await?.as_ref() != Some(&stored)
+        {
+            return Err(crate::blob::Error::ExtentUnknown { id: stored.id }.into());
+        }
+        drop(open);
         if !enough {
             return self.salvage(&request, Some(stored), &fan_out).await;
         }
-        let peers = fan_out.done().iter().map(|(node, _)| *node);
-        let holders = std::iter::once(self.me()).chain(peers).collect();
+        let peers = fan_out.done().map(|(node, _)| node);
+        let holders = counts_here.then(|| self.me()).into_iter().chain(peers).collect();
         // Whoever is still receiving may end: its copy is not counted, but a holder that has it need not fetch it.
         self.spawn("finish extent copies", Box::pin(fan_out.finish()));
         let StoredExtent { id, length, hash_state } = stored;
@@ -168,15 +176,16 @@ impl Replicas {
     /// Starts the session's holders on following the staging file.
     fn follow_staging(&self, request: &ExtentRequest) -> FanOut<StoredExtent> {
         let (local, id, resume) = (self.local().clone(), request.id, request.resume.clone());
-        let mut fan_out = FanOut::new(move |node, pace| {
+        let fan_out = FanOut::new(move |node, pace| {
             let (local, resume) = (local.clone(), resume.clone());
             Box::pin(async move {
                 let follower = local.blobs.follow(id, 0).await?;
                 local.client.write_extent(node, id, (&resume, &pace), frames(follower)).await
             })
         });
+        let mut fan_out = self.counting(fan_out);
         let me = self.me();
-        let live = |node: &&NodeId| **node != me && self.0.parts.sight.is_live(**node);
+        let live = |node: &&NodeId| **node != me && self.counts(**node) && self.0.parts.sight.is_live(**node);
         request.holders.iter().filter(live).for_each(|node| fan_out.begin(*node));
         self.fill(&mut fan_out, &request.holders);
         fan_out
@@ -184,12 +193,12 @@ impl Replicas {
 
     /// Brings the number of peers that have or receive the extent up to what is needed beside this node.
     fn fill(&self, fan_out: &mut FanOut<StoredExtent>, holders: &[NodeId]) {
-        let needed = self.write_copies() - 1;
+        let needed = self.needed_elsewhere();
         if fan_out.hopeful() < needed {
             let mut candidates: Vec<NodeId> = holders
                 .iter()
                 .copied()
-                .filter(|node| *node != self.me() && !self.0.parts.sight.is_dead(*node))
+                .filter(|node| *node != self.me() && self.counts(*node) && !self.0.parts.sight.is_dead(*node))
                 .collect();
             candidates.extend(self.candidates(holders));
             fan_out.fill(needed, &candidates);
@@ -202,7 +211,7 @@ impl Replicas {
         }
     }
 
-    /// Waits until enough peers have synced exactly what lies here; says whether they have.
+    /// Waits until enough peers have synced exactly what lies here, and stand by it; says whether they do.
     async fn wait_for_copies(
         &self,
         fan_out: &mut FanOut<StoredExtent>,
@@ -216,8 +225,9 @@ impl Replicas {
         let mut lost = Some(last_byte);
         loop {
             self.discard_wrong(fan_out, stored);
-            let needed = self.write_copies() - 1;
-            if fan_out.done().len() >= needed {
+            self.renew_extent(fan_out).await;
+            let needed = self.needed_elsewhere();
+            if fan_out.made() >= needed {
                 let until = *stragglers.get_or_insert_with(|| Instant::now() + STRAGGLERS_WAIT);
                 let waits = fan_out.running().any(|node| request.holders.contains(&node));
                 if !waits || timeout_at(until, fan_out.next()).await.is_err() {

@@ -7,7 +7,7 @@ use crate::blob::StoredExtent;
 use crate::topology::NodeId;
 
 use super::fan_out::FanOut;
-use super::{Error, ExtentRequest, ReceivedExtent, Replicas, Result};
+use super::{ExtentRequest, ReceivedExtent, Replicas, Result};
 
 impl Replicas {
     /// Cuts all copies of a broken extent to the greatest length that `write_copies` nodes have synced.
@@ -18,8 +18,9 @@ impl Replicas {
         fan_out: &FanOut<StoredExtent>,
     ) -> Result<ReceivedExtent> {
         let mut copies: Vec<(NodeId, u64)> = here.iter().map(|stored| (self.me(), stored.length)).collect();
-        copies.extend(fan_out.done().iter().map(|(node, stored)| (*node, stored.length)));
+        copies.extend(fan_out.done().map(|(node, stored)| (node, stored.length)));
         copies.extend(self.partial_copies(request, fan_out).await);
+        copies.retain(|(node, _)| self.counts(*node));
         let needed = self.write_copies();
         let length = salvaged_length(&mut copies, needed);
         let cut = ReceivedExtent {
@@ -52,8 +53,7 @@ impl Replicas {
             salvaged.holders.push(node);
         }
         if salvaged.holders.len() < needed {
-            let made = salvaged.holders.len();
-            return Err(Error::TooFewCopies { made, needed, reason: fan_out.reason() });
+            return Err(self.too_few_copies(salvaged.holders.len(), fan_out.reason()));
         }
         salvaged.length = length;
         Ok(salvaged)

@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::meta::command::LogTime;
 use crate::meta::plan::Leave;
-use crate::meta::{Content, RaftState, State};
+use crate::meta::{Content, RaftState, State, Upload};
 use crate::oci::Digest;
-use crate::topology::NodeId;
+use crate::topology::{NodeId, NodeState};
 
 use super::Upkeep;
 use super::holdings::Holdings;
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const REST: Duration = Duration::from_secs(1);
 /// A push that began before a node was to leave may still end on it; longer than a push waits for its copies.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
-/// An upload that was used so lately, in milliseconds of log time, still goes on.
+/// An upload that was used so lately, in milliseconds of log time, still goes on; others are idle.
 const UPLOAD_USED_MS: u64 = 5 * 60 * 1000;
 
 /// How far a leaving node is with being empty, as of one look.
@@ -38,8 +38,10 @@ pub struct Drain {
     pub left_bytes: u64,
     /// Of that, what no other node has.
     pub only_here: u64,
-    /// Uploads under way that keep bytes on it.
+    /// Uploads that keep it: those under way with bytes on it, and those of `idle_uploads`.
     pub uploads: u64,
+    /// Of those, the ones that nobody has used lately: some of their bytes are on no node that stays.
+    pub idle_uploads: u64,
     /// Whether it was to leave long enough before the look that no push still ends on it.
     pub settled: bool,
 }
@@ -113,10 +115,14 @@ impl Upkeep {
     /// Looks once, at all that is linked.
     pub(super) async fn look_at(&self, leaving: &[NodeId]) -> Drains {
         let state = self.0.parts.meta.local();
-        let used_since = LogTime(state.log_time().0.saturating_sub(UPLOAD_USED_MS));
+        // The running time, not the state's: that stands still while nothing is written.
+        let now = self.0.parts.meta.log_time();
+        let topology = state.topology();
+        let stays = |node| topology.node(node).is_some_and(|record| record.state == NodeState::In);
         let begin = |node: &NodeId| {
-            let uploads = uploads_through(&state, *node, used_since);
-            (*node, Drain { began: state.applied(), uploads, ..Drain::default() })
+            let open = state.uploads().map(|(_, upload)| upload);
+            let (uploads, idle_uploads) = uploads_through(open, *node, now, &stays);
+            (*node, Drain { began: state.applied(), uploads, idle_uploads, ..Drain::default() })
         };
         let mut drains: Drains = leaving.iter().map(begin).collect();
         let mut after = None;
@@ -154,20 +160,34 @@ fn leaving(state: &State) -> Vec<NodeId> {
     plan.nodes.iter().filter(|(_, plan)| plan.leave == Leave::WhenEmpty).map(|(node, _)| *node).collect()
 }
 
-/// Open uploads, used lately, whose bytes lie or will lie on a node.
-fn uploads_through(state: &State, node: NodeId, used_since: LogTime) -> u64 {
-    let through = state.uploads().filter(|(_, upload)| {
-        let used = upload.expires.0.saturating_sub(upload.ttl_ms) >= used_since.0;
-        let held = upload.holders.contains(&node) || upload.extents.iter().any(|part| part.holders.contains(&node));
-        upload.closed.is_none() && used && held
-    });
-    through.count() as u64
+/// Counts the open uploads that keep a leaving node, and those of them that are idle.
+///
+/// One that was used lately does if its bytes lie or will lie on the node. An idle one may be abandoned, or its client may
+/// only pause: it does if the node has acknowledged bytes of it that are on no node that stays.
+fn uploads_through<'a>(
+    uploads: impl Iterator<Item = &'a Upload>,
+    node: NodeId,
+    now: LogTime,
+    stays: &dyn Fn(NodeId) -> bool,
+) -> (u64, u64) {
+    let (mut under_way, mut idle) = (0, 0);
+    for upload in uploads.filter(|upload| upload.closed.is_none()) {
+        let last_used = upload.expires.0.saturating_sub(upload.ttl_ms);
+        let mut parts_here = upload.extents.iter().filter(|part| part.holders.contains(&node));
+        if last_used >= now.0.saturating_sub(UPLOAD_USED_MS) {
+            under_way += u64::from(upload.holders.contains(&node) || parts_here.next().is_some());
+        } else {
+            idle += u64::from(parts_here.any(|part| !part.holders.iter().any(|holder| stays(*holder))));
+        }
+    }
+    (under_way + idle, idle)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
+    use crate::meta::command::HeldExtent;
+    use crate::oci::{Algorithm, ExtentId, HashState};
     use crate::upkeep::holdings::Answer;
 
     fn content(n: u8) -> Content {
@@ -201,5 +221,57 @@ mod tests {
         assert_eq!(count([all, Some([true, true, false]), None]).left, 1);
         assert_eq!(count([all, None, all]).left, 3);
         assert_eq!(count([all, None, all]).only_here, 0);
+    }
+
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+    /// An upload last used at this time whose extents lie on these nodes.
+    fn upload(used: u64, extents: &[&[u64]]) -> Upload {
+        let extent = |(n, holders): (usize, &&[u64])| HeldExtent {
+            id: ExtentId::from_random(n as u128),
+            offset: n as u64,
+            length: 1,
+            holders: holders.iter().copied().map(NodeId).collect(),
+        };
+        Upload {
+            repository: "a/b".parse().unwrap(),
+            algorithm: Algorithm::Sha256,
+            hash_state: HashState::initial(Algorithm::Sha256),
+            length: extents.len() as u64,
+            extents: extents.iter().enumerate().map(extent).collect(),
+            holders: vec![NodeId(1), NodeId(2)],
+            principal: "".into(),
+            ttl_ms: DAY_MS,
+            expires: LogTime(used + DAY_MS),
+            closed: None,
+        }
+    }
+
+    #[test]
+    fn an_idle_upload_keeps_a_node_that_has_bytes_which_are_on_no_node_that_stays() {
+        let now = LogTime(DAY_MS);
+        let through = |upload: &Upload, leaving: &[u64]| {
+            let stays = |node: NodeId| !leaving.contains(&node.0);
+            uploads_through(std::iter::once(upload), NodeId(leaving[0]), now, &stays)
+        };
+        let idle = upload(DAY_MS - UPLOAD_USED_MS - 1, &[&[1, 2], &[1, 3]]);
+        assert_eq!(through(&idle, &[1]), (0, 0), "another holder of each stays");
+        assert_eq!(through(&idle, &[1, 2]), (1, 1), "the first is on leaving nodes alone");
+        assert_eq!(through(&idle, &[2, 1]), (1, 1));
+        assert_eq!(through(&idle, &[3, 2]), (0, 0));
+        // The first node is gone by now, and with it its copies.
+        let left = upload(0, &[&[1, 2]]);
+        assert_eq!(through(&left, &[2, 1]), (1, 1));
+        assert_eq!(through(&upload(0, &[]), &[1, 2]), (0, 0), "nothing to lose");
+        let closed = Upload { closed: Some(Digest::of(Algorithm::Sha256, b"")), ..left };
+        assert_eq!(through(&closed, &[2, 1]), (0, 0));
+    }
+
+    #[test]
+    fn an_upload_under_way_keeps_a_node_until_it_is_idle_by_the_running_time() {
+        let lately = upload(DAY_MS, &[&[1, 2]]);
+        let through = |now| uploads_through(std::iter::once(&lately), NodeId(1), LogTime(now), &|node| node.0 != 1);
+        assert_eq!(through(DAY_MS + UPLOAD_USED_MS), (1, 0));
+        assert_eq!(through(DAY_MS + UPLOAD_USED_MS + 1), (0, 0));
     }
 }

@@ -230,8 +230,14 @@ fn progress(node: &Value) -> String {
         }
         Some(count) => line.push_str(&format!("; {count} on no other node yet")),
     }
-    if left == 0 && number("uploads").unwrap_or(0) > 0 {
+    let idle = number("idle_uploads").unwrap_or(0);
+    if left == 0 && number("uploads").unwrap_or(0) > idle {
         line.push_str("; waiting for uploads under way");
+    }
+    if idle > 0 {
+        line.push_str(&format!(
+            "; {idle} idle uploads have bytes on no node that stays: waiting until they end or expire, or --force loses them"
+        ));
     }
     line
 }
@@ -311,6 +317,10 @@ mod tests {
         let half = progress(&node(2, 0, 0, "follower"));
         assert_eq!(half, "[###############...............] n1: 2 of 4 left to move, 1 MiB");
         assert!(progress(&node(0, 0, 1, "follower")).ends_with("waiting for uploads under way"));
+        let mut idle = node(0, 0, 2, "follower");
+        idle["drain"]["idle_uploads"] = json!(2);
+        let idle = progress(&idle);
+        assert!(idle.contains("2 idle uploads") && !idle.contains("under way") && idle.ends_with("--force loses them"));
         assert!(progress(&node(1, 1, 0, "unreachable")).contains("--force loses them"));
     }
 }
