@@ -13,6 +13,9 @@ use super::print;
 /// How often a pass that takes long is asked about.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// A plan looks at every link of the registry.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Look at what collection would take, or have it done now.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum GcCommand {
@@ -71,7 +74,7 @@ async fn ask(command: &GcCommand) -> Result<Value, Error> {
                 Some(subject) => format!("/api/v1/gc/plan?explain={}", escaped(subject)),
                 None => format!("/api/v1/gc/plan?limit={}", options.limit),
             };
-            options.target.client()?.get(&path).await
+            options.target.client()?.patient(PATIENCE).get(&path).await
         }
         GcCommand::Run(options) => {
             let client = options.target.client()?;

@@ -13,6 +13,8 @@ use super::{Failed, Output, Target, fetch_status, find_node};
 
 /// How often it is looked how far a change is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// All nodes are asked about all that is linked.
+const LOSSES_PATIENCE: Duration = Duration::from_secs(120);
 /// How often a node that does not answer meanwhile is asked again.
 const SILENT_MAX: u32 = 60;
 
@@ -279,6 +281,7 @@ async fn watch(
 
 /// Lists what a removal by force would lose, and asks back.
 async fn confirm_losses(client: &Client, node: u64, yes: bool) -> Result<(), Failed> {
+    let client = client.clone().patient(LOSSES_PATIENCE);
     let losses = client.get(&format!("/api/v1/cluster/nodes/{node}/losses")).await?;
     let count = losses["count"].as_u64().unwrap_or(0);
     if count == 0 {
