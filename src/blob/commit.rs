@@ -16,7 +16,7 @@ use super::locks::{Held, Item};
 use super::sink::{Sink, SinkOptions, expect_length};
 use super::space::Demand;
 use super::store::{BlobStore, Event, Shared, blocking, remove_quietly};
-use super::sums::{self, ReadFault};
+use super::sums::{self, ReadFault, is_damage};
 use crate::disk;
 use crate::oci::{Digest, ExtentId, Hasher};
 
@@ -281,6 +281,10 @@ impl Shared {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.strike(held, digest);
+                Ok(false)
+            }
+            Err(error) if is_damage(&error) => {
+                self.set_aside_or_log(held, digest);
                 Ok(false)
             }
             Err(source) => Err(Error::Io { doing: "look at", path, source }),

@@ -55,7 +55,7 @@ pub use inspect::{Flaw, Inspection, Inspector};
 pub use locks::Item;
 pub use reader::BlobReader;
 pub use store::{BlobStore, Event, Usage};
-pub use verify::Verdict;
+pub use verify::{Rate, Verdict};
 pub use writer::BlobWriter;
 
 /// Bytes under one CRC32C in a sidecar (P16); reads are checked in these units.

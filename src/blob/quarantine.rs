@@ -73,7 +73,8 @@ impl Shared {
     pub(super) fn set_aside(&self, held: &Held, digest: &Digest) -> Result<()> {
         debug_assert_eq!(held.item(), &Item::Blob(digest.clone()));
         let path = self.layout.blob(digest);
-        if !path.exists() {
+        // One that cannot be looked at is there.
+        if matches!(path.try_exists(), Ok(false)) {
             return Ok(());
         }
         tracing::warn!(%digest, "copy is damaged, setting it aside");

@@ -193,6 +193,7 @@ impl Shared {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Absent),
+            Err(error) if is_damage(&error) => return Ok(Opened::Bad),
             Err(source) => return Err(Error::Io { doing: "open", path, source }),
         };
         let metadata = file.metadata().map_err(|source| Error::Io { doing: "look at", path: path.clone(), source })?;

@@ -150,10 +150,13 @@ impl Checked {
     }
 }
 
-/// Whether a read failed because of the bytes it was to read.
+/// Whether a file could not be read or looked at because of what lies on the disk: an error of the medium, or of the
+/// filesystem's own records.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     const EIO: i32 = 5;
-    error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(EIO)
+    const EBADMSG: i32 = 74;
+    const EUCLEAN: i32 = 117;
+    error.kind() == io::ErrorKind::UnexpectedEof || matches!(error.raw_os_error(), Some(EIO | EBADMSG | EUCLEAN))
 }
 
 #[cfg(test)]

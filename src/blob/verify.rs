@@ -19,6 +19,9 @@ const STEP_BYTES: u64 = 1 << 20;
 // Whoever gives up a copy because of this one wants to know that it was good not long ago.
 const CHECKED_WITHIN_SECONDS: u64 = 86_400;
 
+/// Says how many bytes per second may be read now.
+pub type Rate<'a> = &'a (dyn Fn() -> u64 + Send + Sync);
+
 /// What hashing a copy again showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -33,26 +36,34 @@ pub enum Verdict {
 impl BlobStore {
     /// Hashes a copy again and sets it aside if it is not `digest` with `size` bytes; mends missing block sums.
     ///
-    /// Reads at most `bytes_per_second`, if given, and from the disk itself. The index remembers when it was.
+    /// Reads from the disk itself, and after each MiB asks `pace` how many bytes per second it may be, if there is one. The
+    /// index remembers when it was.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if the disk cannot be read or the copy not be moved.
-    pub async fn verify(&self, digest: &Digest, size: u64, bytes_per_second: Option<u64>) -> Result<Verdict> {
+    pub async fn verify(&self, digest: &Digest, size: u64, pace: Option<Rate<'_>>) -> Result<Verdict> {
         let path = self.shared.layout.blob(digest);
         let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
         let opened = blocking(move || match File::open(&path).and_then(|file| file.metadata().map(|m| (file, m))) {
-            Ok(opened) => Ok(Some(opened)),
+            Ok(opened) => Ok(Ok(opened)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 shared.strike_if_missing(&wanted);
-                Ok(None)
+                Ok(Err(Verdict::Missing))
+            }
+            Err(error) if is_damage(&error) => {
+                let held = shared.locks.lock_blocking(Item::Blob(wanted.clone()));
+                shared.set_aside_or_log(&held, &wanted);
+                Ok(Err(Verdict::Quarantined))
             }
             Err(source) => Err(Error::Io { doing: "open", path, source }),
         });
-        let Some((file, metadata)) = opened.await? else { return Ok(Verdict::Missing) };
+        let (file, metadata) = match opened.await? {
+            Ok(opened) => opened,
+            Err(verdict) => return Ok(verdict),
+        };
         let identity = Identity::of(&metadata);
-        let hashed =
-            if metadata.len() == size { self.hash_slowly(file, digest, size, bytes_per_second).await? } else { None };
+        let hashed = if metadata.len() == size { self.hash_slowly(file, digest, size, pace).await? } else { None };
         let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
         let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
         blocking(move || {
@@ -91,7 +102,8 @@ impl BlobStore {
                 return Ok(None);
             }
             let checked_at = shared.index.blob(&digest).map_or(0, |entry| entry.verified_at);
-            if shared.now().saturating_sub(checked_at) > CHECKED_WITHIN_SECONDS {
+            // A check in the future was before the clock was set back, nobody knows how long.
+            if shared.now().checked_sub(checked_at).is_none_or(|since| since > CHECKED_WITHIN_SECONDS) {
                 return Ok(Some(false));
             }
             shared.make_durable(&digest, size)?;
@@ -106,7 +118,7 @@ impl BlobStore {
         file: File,
         digest: &Digest,
         size: u64,
-        bytes_per_second: Option<u64>,
+        pace: Option<Rate<'_>>,
     ) -> Result<Option<(Digest, Vec<u32>)>> {
         let file = Arc::new(file);
         let mut state = (Hasher::new(digest.algorithm()), Summer::default());
@@ -130,9 +142,9 @@ impl BlobStore {
             let Some(hashed) = hashed.await? else { return Ok(None) };
             state = hashed;
             position += step;
-            if let Some(rate) = bytes_per_second {
+            if let Some(pace) = pace {
                 #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
-                tokio::time::sleep(Duration::from_secs_f64(step as f64 / rate.max(1) as f64)).await;
+                tokio::time::sleep(Duration::from_secs_f64(step as f64 / pace().max(1) as f64)).await;
             }
         }
         Ok(Some((state.0.finish(), state.1.finish())))

@@ -13,6 +13,7 @@ use super::index::BlobEntry;
 use super::layout::{ALGORITHMS, SUMLESS_BYTES_MAX, digest_of_name};
 use super::locks::Item;
 use super::store::{BlobStore, Event, Shared, blocking, remove_quietly};
+use super::sums::is_damage;
 use crate::oci::{Algorithm, Digest};
 
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
@@ -147,7 +148,10 @@ impl Shared {
     fn walk_blobs(&self, algorithm: Algorithm, dir: &Path) -> Result<()> {
         for path in names_in(dir)? {
             if let Some(digest) = digest_of(algorithm, &path) {
-                self.walk_blob(&digest, &path)?;
+                // A file that cannot be looked at is found again by whoever wants it; the others are to be found now.
+                if let Err(error) = self.walk_blob(&digest, &path) {
+                    tracing::warn!(%digest, %error, "blob could not be looked at");
+                }
             }
         }
         Ok(())
@@ -157,6 +161,10 @@ impl Shared {
         let size = match fs::metadata(path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_damage(&error) => {
+                self.set_aside_or_log(&self.locks.lock_blocking(Item::Blob(digest.clone())), digest);
+                return Ok(());
+            }
             Err(source) => return Err(Error::Io { doing: "look at", path: path.into(), source }),
         };
         let known = self.index.blob(digest);

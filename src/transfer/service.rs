@@ -116,7 +116,7 @@ impl Service {
         let blobs = self.blobs().clone();
         let check = async move {
             for (digest, size) in copies {
-                if let Err(error) = blobs.verify(&digest, size, Some(CHECK_BYTES_PER_SECOND)).await {
+                if let Err(error) = blobs.verify(&digest, size, Some(&|| CHECK_BYTES_PER_SECOND)).await {
                     tracing::warn!(%digest, %error, "copy could not be checked");
                 }
             }

@@ -69,8 +69,9 @@ impl Upkeep {
         let state = parts.meta.local();
         unlinked.begin();
         let now = Instant::now();
-        let mut unused = here.into_iter().filter(|id| !parts.replicas.is_open(*id) && !state.extent_is_listed(*id));
-        unused.all(|id| unlinked.see(id, 0, now));
+        for id in here.into_iter().filter(|id| !parts.replicas.is_open(*id) && !state.extent_is_listed(*id)) {
+            unlinked.see(id, 0, now);
+        }
         unlinked.end();
         let old = unlinked.older_than(self.0.config.reap_grace, Instant::now());
         for batch in old.chunks(REAPED_MAX) {
@@ -79,7 +80,7 @@ impl Upkeep {
                 Item::Extent(id) => !state.extent_is_listed(*id) && !parts.replicas.is_open(*id),
                 Item::Blob(_) => false,
             };
-            let removed = self.remove(items, &is_unused).await?;
+            let removed = self.remove(items, &is_unused).await;
             if removed.is_empty() {
                 continue;
             }
@@ -102,8 +103,8 @@ impl Upkeep {
             let state = parts.meta.local();
             let now = Instant::now();
             for entry in page {
-                if state.content(&entry.digest).is_none() && !unlinked.see(entry.digest, entry.size, now) {
-                    break;
+                if state.content(&entry.digest).is_none() {
+                    unlinked.see(entry.digest, entry.size, now);
                 }
             }
             if after.is_none() {
@@ -119,7 +120,7 @@ impl Upkeep {
                 Item::Blob(digest) => state.content(digest).is_none(),
                 Item::Extent(_) => false,
             };
-            let removed = self.remove(items, &is_unlinked).await?;
+            let removed = self.remove(items, &is_unlinked).await;
             if removed.is_empty() {
                 continue;
             }
@@ -169,18 +170,14 @@ impl<K: Ord + Clone> Unlinked<K> {
         self.walk += 1;
     }
 
-    /// Notes a file that is unlinked now; false if no more can be remembered.
-    fn see(&mut self, key: K, size: u64, now: Instant) -> bool {
+    /// Notes a file that is unlinked now; when no more can be remembered, only one that is known.
+    fn see(&mut self, key: K, size: u64, now: Instant) {
         let walk = self.walk;
         if let Some(seen) = self.since.get_mut(&key) {
             seen.walk = walk;
-            return true;
+        } else if self.since.len() < WAITING_MAX {
+            self.since.insert(key, Seen { first: now, size, walk });
         }
-        if self.since.len() >= WAITING_MAX {
-            return false;
-        }
-        self.since.insert(key, Seen { first: now, size, walk });
-        true
     }
 
     /// Ends a walk: what it did not see is linked again, or gone.
@@ -216,7 +213,7 @@ mod tests {
         let mut walk = |seconds, files: &[u32]| {
             let now = start + Duration::from_secs(seconds);
             unlinked.begin();
-            files.iter().for_each(|file| assert!(unlinked.see(*file, 1, now)));
+            files.iter().for_each(|file| unlinked.see(*file, 1, now));
             unlinked.end();
             let old = unlinked.older_than(Duration::from_secs(10), now);
             old.iter().for_each(|(file, _)| unlinked.forget(file));
@@ -230,16 +227,21 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_the_rest_has_its_turn_later() {
+    fn memory_is_bounded_what_is_known_keeps_its_time_and_the_rest_has_its_turn_later() {
         let mut unlinked = Unlinked::default();
-        let (max, now) = (u32::try_from(WAITING_MAX).unwrap(), Instant::now());
+        let max = u32::try_from(WAITING_MAX).unwrap();
+        let (start, grace) = (Instant::now(), Duration::from_secs(10));
         unlinked.begin();
-        assert!((0..max).all(|file| unlinked.see(file, 1, now)));
-        assert!(!unlinked.see(max, 1, now));
-        assert!(unlinked.see(0, 1, now), "known already");
+        (1..=max).for_each(|file| unlinked.see(file, 1, start));
         unlinked.end();
-        unlinked.forget(&0);
         unlinked.begin();
-        assert!(unlinked.see(max, 1, now));
+        (0..=max).for_each(|file| unlinked.see(file, 1, start + grace));
+        unlinked.end();
+        assert_eq!(unlinked.older_than(grace, start + grace).len(), WAITING_MAX);
+        unlinked.forget(&1);
+        unlinked.begin();
+        unlinked.see(0, 1, start + grace);
+        unlinked.end();
+        assert_eq!(unlinked.totals(), (1, 1));
     }
 }

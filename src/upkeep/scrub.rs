@@ -20,6 +20,9 @@ const PARTS: u64 = 4;
 /// The slowest that makes sense while no client moves bytes, in bytes per second.
 const RATE_MIN: u64 = 1 << 20;
 
+/// The same while clients do: whatever the pass still has before it, a copy of 1 GiB takes an hour and a half at most.
+const BUSY_RATE_MIN: u64 = 192 << 10;
+
 /// How long to wait before looking again whether a pass is due.
 const NAP: Duration = Duration::from_secs(30);
 
@@ -87,8 +90,8 @@ impl Cursor {
         }
     }
 
-    /// The bytes per second at which a pass over `bytes` ends in its time, within the limit.
-    fn rate(&self, bytes: u64, now: u64, (part, limit): (u64, u64)) -> u64 {
+    /// The bytes per second at which a pass over `bytes` ends in its time: not below `least`, within the limit.
+    fn rate(&self, bytes: u64, now: u64, (part, least, limit): (u64, u64, u64)) -> u64 {
         let left = (self.began_at + part).saturating_sub(now).max(1);
         #[expect(
             clippy::cast_precision_loss,
@@ -97,7 +100,7 @@ impl Cursor {
             reason = "a pace"
         )]
         let needed = (bytes as f64 * (1.0 - self.done()) / left as f64).ceil() as u64;
-        needed.clamp(1, limit.max(1))
+        needed.max(least).clamp(1, limit.max(1))
     }
 }
 
@@ -142,7 +145,12 @@ impl Upkeep {
         for entry in page {
             let now = self.now();
             if now.saturating_sub(entry.verified_at) >= part || entry.verified_at > now {
-                self.check(&entry, self.rate(cursor, part)).await?;
+                match self.check(&entry, cursor, part).await {
+                    Err(crate::blob::Error::Stopped) => return Err(crate::blob::Error::Stopped),
+                    // It has its turn again in the next pass; those behind it have theirs now.
+                    Err(error) => tracing::warn!(digest = %entry.digest, %error, "copy could not be checked"),
+                    Ok(()) => {}
+                }
             }
             cursor.after = Some(entry.digest);
         }
@@ -160,16 +168,17 @@ impl Upkeep {
             0 => u64::MAX,
             limit => limit,
         };
-        let needed = cursor.rate(self.0.parts.blobs.usage().blob_bytes, self.now(), (part, limit));
-        // Done sooner is better while nobody is in a hurry.
-        if self.0.pace.is_busy() { needed } else { needed.max(RATE_MIN.min(limit)) }
+        // Done sooner is better while nobody is in a hurry; and one copy must not hold up those behind it for days.
+        let least = if self.0.pace.is_busy() { BUSY_RATE_MIN } else { RATE_MIN };
+        cursor.rate(self.0.parts.blobs.usage().blob_bytes, self.now(), (part, least, limit))
     }
 
-    async fn check(&self, entry: &BlobEntry, rate: u64) -> Result<(), crate::blob::Error> {
+    async fn check(&self, entry: &BlobEntry, cursor: &Cursor, part: u64) -> Result<(), crate::blob::Error> {
         // The agreed size, where there is one: a file cut short may have been indexed as it is.
         let linked = self.0.parts.meta.local().content(&entry.digest);
         let size = linked.map_or(entry.size, |content| content.size);
-        let verdict = self.0.parts.blobs.verify(&entry.digest, size, Some(rate)).await?;
+        let rate = || self.rate(cursor, part);
+        let verdict = self.0.parts.blobs.verify(&entry.digest, size, Some(&rate)).await?;
         self.0.scrub.send_modify(|progress| {
             progress.checked += 1;
             progress.checked_bytes += size;
@@ -215,11 +224,14 @@ mod tests {
     #[test]
     fn a_pass_goes_as_fast_as_it_must_and_not_faster_than_it_may() {
         let mut cursor = Cursor { after: None, under_way: true, began_at: 0, ended_at: 0 };
-        assert_eq!(cursor.rate(1000, 0, (100, 1 << 30)), 10);
-        assert_eq!(cursor.rate(1000, 50, (100, 1 << 30)), 20, "half the time is gone");
+        assert_eq!(cursor.rate(1000, 0, (100, 1, 1 << 30)), 10);
+        assert_eq!(cursor.rate(1000, 50, (100, 1, 1 << 30)), 20, "half the time is gone");
         cursor.after = at(128);
-        assert_eq!(cursor.rate(1000, 50, (100, 1 << 30)), 10, "and half the work");
-        assert_eq!(cursor.rate(1000, 500, (100, 300)), 300, "late: as fast as allowed");
-        assert_eq!(cursor.rate(0, 0, (100, 300)), 1);
+        assert_eq!(cursor.rate(1000, 50, (100, 1, 1 << 30)), 10, "and half the work");
+        assert_eq!(cursor.rate(1000, 500, (100, 1, 300)), 300, "late: as fast as allowed");
+        assert_eq!(cursor.rate(0, 0, (100, 1, 300)), 1);
+        // The last of a pass, and those of a rare algorithm, which come after all others, are no reason to stand still.
+        cursor.after = Digest::from_hash(Algorithm::Sha512, &[7; 64]);
+        assert_eq!(cursor.rate(1 << 40, 0, (100, 200, 300)), 200);
     }
 }

@@ -80,7 +80,7 @@ impl Upkeep {
                 let topology = parts.replicas.topology();
                 let items = items(work.confirmed(batch, &topology).await);
                 let still = |item: &Item, size, state: &State| work.may_go(item, size, state, topology.index);
-                let trimmed = Trimmed::of(&self.remove(items, &still).await?);
+                let trimmed = Trimmed::of(&self.remove(items, &still).await);
                 if trimmed.copies > 0 {
                     tracing::info!(copies = trimmed.copies, size_bytes = trimmed.bytes, "surplus copies trimmed");
                     self.0.metrics.trimmed(trimmed);
@@ -148,7 +148,7 @@ impl Trim<'_> {
         let confirmed = self.confirmed(&self.surplus(here, state), &topology).await;
         let held = Held::take(blobs, items(confirmed));
         let still = |item: &Item, size, state: &State| self.may_go(item, size, state, topology.index);
-        Trimmed::of(&held.delete(blobs, state, &still).await.unwrap())
+        Trimmed::of(&held.delete(blobs, state, &still).await)
     }
 }
 
