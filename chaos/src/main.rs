@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use scenario::Setup;
+use scenario::{Scale, Setup};
 
 #[derive(Debug, Parser)]
 #[command(about = "Breaks a Rafthold cluster of real processes and checks what it promised.")]
@@ -57,6 +57,29 @@ enum Scenario {
     },
     /// Fills the disks of a follower, the leader and all nodes under load (root).
     FullDisks,
+    /// Kills a zone for good while clients pull (five nodes: two in zone 1, two in zone 2, one in zone 3).
+    ZoneLoss {
+        #[command(flatten)]
+        scale: Scale,
+        /// The zone: 1 and 2 wait for an operator, 3 counts out by itself.
+        #[arg(long, default_value_t = 1)]
+        zone: usize,
+    },
+    /// Loses a node's disk and replaces the node by a fresh one while clients pull.
+    ReplacedNode {
+        #[command(flatten)]
+        scale: Scale,
+    },
+    /// Decommissions two of five nodes while clients pull, and is refused a third.
+    Decommission {
+        #[command(flatten)]
+        scale: Scale,
+    },
+    /// Has a sixth node join while clients pull, and counts the bytes that move.
+    Join {
+        #[command(flatten)]
+        scale: Scale,
+    },
     /// Kills two of three nodes and uses the third.
     QuorumLost,
     /// Pulls a large blob through a node whose source dies.
@@ -103,6 +126,10 @@ async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
         Scenario::PowerCuts { single, all } => scenario::power_cuts(&setup, single, all).await,
         Scenario::EverythingKilled { count } => scenario::everything_killed(&setup, count).await,
         Scenario::FullDisks => scenario::full_disks(&setup).await,
+        Scenario::ZoneLoss { scale, zone } => scenario::zone_loss(&setup, scale, zone).await,
+        Scenario::ReplacedNode { scale } => scenario::replaced_node(&setup, scale).await,
+        Scenario::Decommission { scale } => scenario::decommission(&setup, scale).await,
+        Scenario::Join { scale } => scenario::join(&setup, scale).await,
         Scenario::QuorumLost => scenario::quorum_lost(&setup).await,
         Scenario::DyingHolder { mebibytes } => scenario::dying_holder(&setup, mebibytes).await,
         Scenario::FullLoad { minutes } => scenario::full_load(&setup, minutes).await,

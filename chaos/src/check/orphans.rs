@@ -54,7 +54,7 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
-fn blobs(dir: &Path) -> Result<BTreeSet<Digest>> {
+pub(super) fn blobs(dir: &Path) -> Result<BTreeSet<Digest>> {
     let mut found = BTreeSet::new();
     for algorithm in names(&dir.join("blobs"))? {
         for prefix in names(&dir.join("blobs").join(&algorithm))? {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::Client;
 
 use super::disk::LoopDisk;
+use super::operator::Operator;
 
 /// How to lay out a cluster.
 #[derive(Debug, Clone)]
@@ -27,6 +28,10 @@ pub(crate) struct Options {
     /// Where everything is kept; must be empty or absent.
     pub(crate) dir: PathBuf,
     pub(crate) nodes: usize,
+    /// The zone of each node, those that come later included; one without an entry is in a zone of its own.
+    pub(crate) zones: &'static [usize],
+    /// Further nodes that are laid out and not started: they join by a token, and know no secret.
+    pub(crate) later: usize,
     /// Bytes of a loop-mounted disk per node; `None` keeps data in plain directories.
     pub(crate) disk_bytes: Option<u64>,
     /// Further sections of every node's configuration.
@@ -41,6 +46,8 @@ struct Node {
     data_dir: PathBuf,
     log: PathBuf,
     api: String,
+    rpc: String,
+    zone: usize,
     child: Option<Child>,
     disk: Option<LoopDisk>,
 }
@@ -97,9 +104,12 @@ impl Cluster {
         fs::set_permissions(&options.dir, fs::Permissions::from_mode(0o700))?;
         let secret = options.dir.join("secret");
         write_secret(&secret)?;
-        let ports = free_ports(options.nodes * 2)?;
-        let (api_ports, rpc_ports) = ports.split_at(options.nodes);
-        let seeds: Vec<String> = rpc_ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        let laid_out = options.nodes + options.later;
+        let ports = free_ports(laid_out * 2)?;
+        let (api_ports, rpc_ports) = ports.split_at(laid_out);
+        let seeds: Vec<String> =
+            rpc_ports[..options.nodes].iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        let founding = format!("bootstrap_expect = {}\nsecret_file = \"{}\"", options.nodes, secret.display());
         let mut nodes = Vec::new();
         for (at, (api, rpc)) in api_ports.iter().zip(rpc_ports).enumerate() {
             let name = format!("n{}", at + 1);
@@ -111,23 +121,22 @@ impl Cluster {
             };
             let data_dir = disk.as_ref().map_or_else(|| home.clone(), |disk| disk.path().to_owned()).join("data");
             let config = home.join("node.toml");
+            let zone = options.zones.get(at).copied().unwrap_or(at + 1);
             let text = format!(
                 "[node]\nname = \"{name}\"\nzone = \"z{zone}\"\nregion = \"r1\"\ndata_dir = \"{data}\"\n\n\
                  [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
                  [rpc]\nlisten = \"127.0.0.1:{rpc}\"\nadvertise = \"127.0.0.1:{rpc}\"\n\n\
-                 [cluster]\nbootstrap_expect = {expect}\nseeds = [{seeds}]\nsecret_file = \"{secret}\"\n{settings}",
-                zone = at + 1,
+                 [cluster]\nseeds = [{seeds}]\n{founding}\n{settings}",
                 data = data_dir.display(),
-                expect = options.nodes,
                 seeds = seeds.join(", "),
-                secret = secret.display(),
+                founding = if at < options.nodes { founding.as_str() } else { "" },
                 settings = options.settings,
             );
             fs::write(&config, text)?;
-            let api = format!("http://127.0.0.1:{api}");
-            nodes.push(Node { config, data_dir, log: home.join("node.log"), api, child: None, disk });
+            let (api, rpc) = (format!("http://127.0.0.1:{api}"), format!("127.0.0.1:{rpc}"));
+            nodes.push(Node { config, data_dir, log: home.join("node.log"), api, rpc, zone, child: None, disk });
         }
-        let serving = Serving::new(options.nodes);
+        let serving = Serving::new(laid_out);
         let mut cluster = Self { binary: options.binary.clone(), environment: options.environment, nodes, serving };
         for node in 0..options.nodes {
             cluster.start_node(node)?;
@@ -138,8 +147,19 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// How many nodes are laid out.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The nodes whose processes were started and not taken away.
+    pub(crate) fn living(&self) -> Vec<usize> {
+        (0..self.len()).filter(|node| self.nodes[*node].child.is_some()).collect()
+    }
+
+    /// Runs commands of the binary as an operator does.
+    pub(crate) fn operator(&self) -> Operator {
+        Operator::new(self.binary.clone())
     }
 
     pub(crate) fn serving(&self) -> Serving {
@@ -148,6 +168,23 @@ impl Cluster {
 
     pub(crate) fn apis(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.api.clone()).collect()
+    }
+
+    pub(crate) fn api(&self, node: usize) -> &str {
+        &self.nodes[node].api
+    }
+
+    /// Where other nodes reach a node: `host:port`.
+    pub(crate) fn rpc(&self, node: usize) -> &str {
+        &self.nodes[node].rpc
+    }
+
+    pub(crate) fn config(&self, node: usize) -> &Path {
+        &self.nodes[node].config
+    }
+
+    pub(crate) fn zone(&self, node: usize) -> usize {
+        self.nodes[node].zone
     }
 
     /// Where a node's own disk is mounted.
@@ -203,6 +240,17 @@ impl Cluster {
             );
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Whether a node's process has ended by itself.
+    pub(crate) fn has_ended(&mut self, node: usize) -> Result<bool> {
+        let child = self.nodes[node].child.as_mut().context("node was not started")?;
+        Ok(child.try_wait()?.is_some())
+    }
+
+    /// From now on an error at this node has an excuse.
+    pub(crate) fn excuse(&self, node: usize) {
+        self.serving.set(node, false);
     }
 
     /// SIGKILL.
@@ -284,7 +332,7 @@ impl Cluster {
 
     /// Fails if a node's log holds a panic.
     pub(crate) fn check_logs(&self) -> Result<()> {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.log.exists()) {
             let log = String::from_utf8_lossy(&fs::read(&node.log)?).into_owned();
             ensure!(!log.contains("panicked at"), "a node panicked: {}", node.log.display());
         }

@@ -2,9 +2,13 @@
 
 pub(crate) mod churn;
 mod image;
+mod pulls;
 mod register;
+mod stock;
 
 pub(crate) use image::{Pushed, push_image};
+pub(crate) use pulls::Pulls;
+pub(crate) use stock::{Amount, Item, Stock};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
