@@ -164,14 +164,24 @@ impl Countdown {
 
     #[expect(clippy::cast_precision_loss, reason = "a ratio to be read by people")]
     fn rate(&self, name: &str, limit: u64) -> Option<Rate> {
-        let mut course = self.samples.iter().filter_map(|sample| {
-            let here = sample.nodes.iter().find(|node| node.name == name)?;
-            Some((sample.at, here))
-        });
-        let (from, first) = course.by_ref().find(|(_, here)| here.bytes_left > 0)?;
-        let (contents, bytes_left) = (first.queue, first.bytes_left);
+        let course: Vec<(Duration, &Here)> = self
+            .samples
+            .iter()
+            .filter_map(|sample| {
+                let here = sample.nodes.iter().find(|node| node.name == name)?;
+                Some((sample.at, here))
+            })
+            .collect();
+        let begin = course.iter().position(|(_, here)| here.bytes_left > 0)?;
+        let (from, first) = course[begin];
+        // A comparison with the disk finds what is missing little by little.
+        let (most, (_, peak)) = course.iter().enumerate().skip(begin).max_by_key(|(_, (_, here))| here.bytes_left)?;
+        let (contents, bytes_left) = (peak.queue, peak.bytes_left);
         // Near the end single files are waited for, and the limit is not.
-        let (to, last) = course.find(|(_, here)| here.bytes_left < limit * 2)?;
+        let (to, last) = *course[most..].iter().find(|(_, here)| here.bytes_left < limit * 2)?;
+        if to == from {
+            return None;
+        }
         let (bytes, seconds) = (last.held_bytes.saturating_sub(first.held_bytes), (to - from).as_secs_f64());
         let is_judged = bytes_left >= limit * JUDGED_SECONDS && bytes_left / contents.max(1) >= JUDGED_MEAN_BYTES;
         let of_limit = bytes as f64 / (limit as f64 * seconds);
@@ -235,7 +245,7 @@ mod tests {
     fn a_rate_is_judged_only_where_the_limit_is_what_holds_a_node_up() {
         const MIB: u64 = 1 << 20;
         let fetched = |contents| {
-            let course = [(0, contents, 100, 0), (10, contents / 2, 50, 50), (20, 1, 1, 99)];
+            let course = [(0, 1, 10, 0), (1, contents, 95, 5), (10, contents / 2, 50, 50), (20, 1, 1, 99)];
             let samples =
                 course.iter().map(|(at, queue, left, held)| sample(*at, 1, &[("n1", *queue, left * MIB, held * MIB)]));
             countdown(samples.collect()).rates(5 * MIB).remove(0)
