@@ -46,11 +46,17 @@ chaos: release ## A short run of every fault (root: mounts loop devices); about 
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 3 --all 3
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) full-disks
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) dying-holder --mebibytes 1024
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) zone-loss --blobs 40 --mebibytes 4 --small 300
 
 chaos-long: release ## What the README's figures come from: more kills and cuts, and memory under load (root).
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) kills --count 20
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 10 --all 10
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) --clients 10 soak --minutes 30 --every 20
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) slow-clients
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) zone-loss --zone 1
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) zone-loss --zone 3 --small 0
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) replaced-node
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) decommission
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) join
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) full-load --minutes 60
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) memory --streams 64 --mebibytes 1024

@@ -32,6 +32,7 @@ pub(super) struct SpaceWatch {
     unwritable: AtomicBool,
     suspect: AtomicBool,
     free_bytes: AtomicU64,
+    room_bytes: AtomicU64,
 }
 
 impl SpaceWatch {
@@ -44,6 +45,7 @@ impl SpaceWatch {
             unwritable: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             free_bytes: AtomicU64::new(0),
+            room_bytes: AtomicU64::new(0),
         };
         // An unreadable filesystem shows at the first write.
         drop(watch.measure());
@@ -56,6 +58,8 @@ impl SpaceWatch {
         self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
         let low = space.free_bytes < self.refuse_floor(&space) || space.free_files < FREE_FILES_MIN;
         self.refusing.store(low, Ordering::Relaxed);
+        let room = space.free_bytes.saturating_sub(self.refuse_floor(&space));
+        self.room_bytes.store(if low { 0 } else { room }, Ordering::Relaxed);
         Ok(space)
     }
 
@@ -119,5 +123,10 @@ impl SpaceWatch {
 
     pub(super) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of copies that would still be let in.
+    pub(super) fn room_bytes(&self) -> u64 {
+        if self.refuses() { 0 } else { self.room_bytes.load(Ordering::Relaxed) }
     }
 }

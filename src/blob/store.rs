@@ -68,6 +68,8 @@ pub struct Usage {
     pub disk_suspect: bool,
     /// Free bytes of the filesystem, as last measured.
     pub free_bytes: u64,
+    /// Bytes of copies that would still be let in, as last measured.
+    pub room_bytes: u64,
     /// Damaged copies that are kept for a look.
     pub quarantined: u64,
     /// Bytes of those.
@@ -178,6 +180,7 @@ impl BlobStore {
             index_complete: self.shared.index.is_complete(),
             disk_suspect: self.shared.space.is_suspect(),
             free_bytes: self.shared.space.free_bytes(),
+            room_bytes: self.shared.space.room_bytes(),
             quarantined: self.shared.set_aside_files.load(Ordering::Relaxed),
             quarantined_bytes: self.shared.set_aside_bytes.load(Ordering::Relaxed),
         }

@@ -69,6 +69,8 @@ pub enum Error {
         status: StatusCode,
         /// What it said.
         body: String,
+        /// The contents that it is about, if it named any.
+        digests: Vec<String>,
     },
     /// The answer is not what was asked for.
     #[error("answer is not the expected JSON")]
@@ -222,7 +224,7 @@ async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<
         },
     };
     if status != StatusCode::OK {
-        return Err(Error::Refused { status, body: message_of(&body) });
+        return Err(Error::Refused { status, body: message_of(&body), digests: digests_of(&body) });
     }
     Ok(body)
 }
@@ -233,6 +235,13 @@ fn message_of(body: &[u8]) -> String {
         .ok()
         .and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
     message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+}
+
+/// The contents that an error answer names.
+fn digests_of(body: &[u8]) -> Vec<String> {
+    let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let digests = error["error"]["digests"].as_array().into_iter().flatten();
+    digests.filter_map(|digest| digest.as_str().map(str::to_owned)).collect()
 }
 
 fn trust(ca: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
@@ -278,6 +287,8 @@ mod tests {
     fn an_error_answer_is_told_by_its_message() {
         assert_eq!(message_of(br#"{"error":{"code":"c","message":"no quorum"}}"#), "no quorum");
         assert_eq!(message_of(b"not found\n"), "not found\n");
+        assert_eq!(digests_of(br#"{"error":{"digests":["a","b"]}}"#), ["a", "b"]);
+        assert_eq!(digests_of(b"not found\n"), Vec::<String>::new());
     }
 
     #[test]

@@ -6,22 +6,19 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::future::join_all;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::meta::{Operation, Outcome, Refusal as MemberRefusal, TransferError};
-use crate::topology::{NodeId, NodeState};
+use crate::topology::NodeId;
 
 use super::error::{Refusal, json as answer};
-use super::{Parts, Report, access, policy, report, wire};
+use super::{Parts, access, leaving};
 
 /// How long one decision may take to be agreed on.
 const DECIDE_MAX: Duration = Duration::from_secs(5);
-/// Contents listed at most that would be lost.
-const LOSSES_MAX: usize = 1000;
 
 /// An error answer that says something of its own.
 #[derive(Debug)]
@@ -29,17 +26,23 @@ pub(super) struct Denied {
     pub(super) status: StatusCode,
     pub(super) code: &'static str,
     pub(super) message: String,
+    /// Contents that it is about; empty where it is about none.
+    pub(super) digests: Vec<String>,
 }
 
 impl IntoResponse for Denied {
     fn into_response(self) -> Response {
-        answer(self.status, &json!({ "error": { "code": self.code, "message": self.message } }))
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if !self.digests.is_empty() {
+            error["digests"] = self.digests.into();
+        }
+        answer(self.status, &json!({ "error": error }))
     }
 }
 
 impl From<Refusal> for Denied {
     fn from(refusal: Refusal) -> Self {
-        Self { status: refusal.status, code: refusal.code, message: refusal.message.to_owned() }
+        Self { status: refusal.status, code: refusal.code, message: refusal.message.to_owned(), digests: Vec::new() }
     }
 }
 
@@ -64,7 +67,7 @@ impl From<MemberRefusal> for Denied {
             }
             other => other.to_string(),
         };
-        Self { status, code, message }
+        Self { status, code, message, digests: Vec::new() }
     }
 }
 
@@ -77,6 +80,7 @@ pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Denied> {
         status: StatusCode::BAD_REQUEST,
         code: "invalid_body",
         message: format!("the body is not the JSON that is expected: {error}"),
+        digests: Vec::new(),
     })
 }
 
@@ -104,6 +108,7 @@ struct To {
 struct Voters {
     add: BTreeSet<u64>,
     remove: BTreeSet<u64>,
+    auto: BTreeSet<u64>,
     force: bool,
 }
 
@@ -134,73 +139,33 @@ pub(super) async fn node(
         "decommission" => {
             let force = read::<Forced>(&body)?.force;
             if !force {
-                require_room(&parts, node).await?;
+                leaving::require_copies(&parts, node).await?;
+                leaving::require_room(&parts, node).await?;
             }
             Operation::Decommission { node, write_copies, force }
         }
-        "remove" => Operation::Remove { node, write_copies, force: read::<Forced>(&body)?.force },
+        "remove" => {
+            let force = read::<Forced>(&body)?.force;
+            if !force {
+                leaving::require_copies(&parts, node).await?;
+            }
+            Operation::Remove { node, write_copies, force }
+        }
         "replace" => Operation::Replace { old: node, new: NodeId(read::<By>(&body)?.by) },
         _ => return Err(Refusal::NOT_FOUND.into()),
     };
     operate(&parts, operation).await
 }
 
-/// Refuses if what a node holds does not fit on the others, as far as they answer.
-async fn require_room(parts: &Parts, node: NodeId) -> Result<(), Denied> {
-    let own = report::own(parts);
-    let topology = parts.meta.local().topology();
-    let nodes_in = topology.nodes.values().filter(|node| node.state == NodeState::In).count();
-    if nodes_in <= policy::current(parts, &topology).total() as usize {
-        return Ok(()); // the others hold everything already
-    }
-    let others = topology.nodes.keys().filter(|id| **id != own.node);
-    let mut reports: Vec<Report> =
-        join_all(others.map(|id| wire::ask(&parts.peers, *id))).await.into_iter().flatten().collect();
-    reports.push(own);
-    let Some(held) = reports.iter().find(|report| report.node == node).map(|report| report.blob_bytes) else {
-        return Ok(()); // it is dead: what it holds is copied from others
-    };
-    let counts = |report: &&Report| {
-        let is_in = topology.node(report.node).is_some_and(|node| node.state == NodeState::In);
-        is_in && report.node != node && !report.refuses_writes
-    };
-    let free: u64 = reports.iter().filter(counts).map(|report| report.free_bytes).sum();
-    if held <= free {
-        return Ok(());
-    }
-    Err(Denied {
-        status: StatusCode::CONFLICT,
-        code: "needs_force",
-        message: format!(
-            "node {node} holds {held} bytes, and the others have {free} free: add room first, or force it"
-        ),
-    })
-}
-
-/// Lists what would be lost with a node.
-pub(super) async fn losses(
-    State(parts): State<Parts>,
-    Path(node): Path<u64>,
-    headers: HeaderMap,
-) -> Result<Response, Denied> {
-    access::admit(&parts.auth, &headers).await?;
-    let node = NodeId(node);
-    if parts.meta.local().node(node).is_none() {
-        return Err(MemberRefusal::NodeUnknown(node).into());
-    }
-    let (count, some) = parts.upkeep.only_on(node, LOSSES_MAX).await;
-    let digests: Vec<String> = some.iter().map(ToString::to_string).collect();
-    Ok(answer(StatusCode::OK, &json!({ "count": count, "digests": digests })))
-}
-
-/// Gives votes, or takes them.
+/// Gives votes, takes them, or leaves them to the cluster.
 pub(super) async fn voters(State(parts): State<Parts>, headers: HeaderMap, body: Bytes) -> Result<Response, Denied> {
     access::admit(&parts.auth, &headers).await?;
-    let Voters { add, remove, force } = read(&body)?;
+    let Voters { add, remove, auto, force } = read(&body)?;
     let nodes = |ids: &BTreeSet<u64>| ids.iter().copied().map(NodeId).collect();
-    let operation = match (add.is_empty(), remove.is_empty()) {
-        (false, true) => Operation::AddVoters { nodes: nodes(&add), force },
-        (true, false) => Operation::Demote { nodes: nodes(&remove), force },
+    let operation = match [&add, &remove, &auto].map(BTreeSet::is_empty) {
+        [false, true, true] => Operation::AddVoters { nodes: nodes(&add), force },
+        [true, false, true] => Operation::Demote { nodes: nodes(&remove), force },
+        [true, true, false] => Operation::FreeVotes { nodes: nodes(&auto) },
         _ => return Err(Refusal::BODY.into()),
     };
     operate(&parts, operation).await
@@ -218,7 +183,7 @@ pub(super) async fn leader(State(parts): State<Parts>, headers: HeaderMap, body:
                 TransferError::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
                 TransferError::TooLate => (StatusCode::SERVICE_UNAVAILABLE, "too_late"),
             };
-            Err(Denied { status, code, message: error.to_string() })
+            Err(Denied { status, code, message: error.to_string(), digests: Vec::new() })
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod client;
 mod error;
 mod gc;
 mod health;
+mod leaving;
 mod members;
 mod openapi;
 mod openapi_gc;

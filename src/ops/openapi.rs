@@ -222,6 +222,7 @@ fn node() -> Value {
             "refuses_writes": { "type": ["boolean", "null"] },
             "disk_suspect": { "type": ["boolean", "null"] },
             "free_bytes": integer(),
+            "room_bytes": integer(),
             "log_waits": { "type": ["boolean", "null"], "description": "The log has no space on a full disk." },
             "has_reserve": { "type": ["boolean", "null"], "description": "Space is put by for the log." },
             "compared": { "type": ["boolean", "null"] },

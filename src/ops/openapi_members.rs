@@ -13,8 +13,8 @@ pub(super) fn paths() -> Map<String, Value> {
     let ids = || json!({ "type": "array", "items": { "type": "integer" } });
     let votes = json!({
         "type": "object",
-        "description": "Either `add` or `remove`.",
-        "properties": { "add": ids(), "remove": ids(), "force": { "type": "boolean" } },
+        "description": "One of `add`, `remove` and `auto` (the cluster decides).",
+        "properties": { "add": ids(), "remove": ids(), "auto": ids(), "force": { "type": "boolean" } },
     });
     let node = |verb: &str| format!("/api/v1/cluster/nodes/{{node}}/{verb}");
     let decided = [
@@ -23,7 +23,7 @@ pub(super) fn paths() -> Map<String, Value> {
         (node("decommission"), "Empties a node, then removes it.", forced(), true),
         (node("remove"), "Removes a dead node once all has its copies without it; forced: at once.", forced(), true),
         (node("replace"), "Has `by` take the node's vote and content, then removes it.", by, true),
-        ("/api/v1/cluster/voters".to_owned(), "Gives votes, or takes them.", votes, false),
+        ("/api/v1/cluster/voters".to_owned(), "Gives votes, takes them, or leaves them to the cluster.", votes, false),
         ("/api/v1/cluster/leader".to_owned(), "Moves leadership, to `to` if it is named.", to, false),
     ];
     let mut paths: Map<String, Value> = decided
@@ -107,7 +107,7 @@ fn post(summary: &str, body: &Value, of_node: bool) -> Value {
             } },
             "400": refused("The body is not the expected JSON."),
             "404": refused("There is no such node."),
-            "409": refused("It would be unsafe, or another change came between; `code` says which."),
+            "409": refused("It would be unsafe, or another change came between; `code` says which, and `digests` what would be lost."),
             "503": refused("No quorum."),
         },
     })

@@ -28,6 +28,8 @@ pub struct Report {
     pub(super) refuses_writes: bool,
     pub(super) disk_suspect: bool,
     pub(super) free_bytes: u64,
+    /// Bytes of copies that it would still take.
+    pub(super) room_bytes: u64,
     /// Linked content that should lie on this node and does not.
     pub(super) missing: u64,
     pub(super) fetching: u64,
@@ -131,6 +133,7 @@ pub(super) fn own(parts: &Parts) -> Report {
         refuses_writes: parts.blobs.refuses_writes(),
         disk_suspect: usage.disk_suspect,
         free_bytes: usage.free_bytes,
+        room_bytes: usage.room_bytes,
         missing: progress.missing as u64,
         fetching: progress.running as u64,
         fetched: progress.done,

@@ -7,7 +7,7 @@ use axum::routing::{delete, get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::error::{Refusal, json};
-use super::{Health, Parts, Stage, access, gc, members, openapi, policy, status, tokens, verify};
+use super::{Health, Parts, Stage, access, gc, leaving, members, openapi, policy, status, tokens, verify};
 
 /// The routes of a node that is not whole yet: it lives, and is not ready.
 pub fn starting(health: Health) -> Router {
@@ -21,7 +21,7 @@ pub fn router(parts: Parts) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/cluster/status", get(cluster_status))
-        .route("/api/v1/cluster/nodes/{node}/losses", get(members::losses))
+        .route("/api/v1/cluster/nodes/{node}/losses", get(leaving::losses))
         .route("/api/v1/cluster/nodes/{node}/{verb}", post(members::node))
         .route("/api/v1/cluster/voters", post(members::voters))
         .route("/api/v1/cluster/leader", post(members::leader))

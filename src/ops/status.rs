@@ -170,6 +170,7 @@ impl Seen<'_> {
             "refuses_writes": report.map(|report| report.refuses_writes),
             "disk_suspect": report.map(|report| report.disk_suspect),
             "free_bytes": report.map(|report| report.free_bytes),
+            "room_bytes": report.map(|report| report.room_bytes),
             "log_waits": report.map(|report| report.log_waits),
             "has_reserve": report.map(|report| report.has_reserve),
             "compared": report.map(|report| report.compared),

@@ -55,7 +55,7 @@ fn role_name(learner: bool) -> &'static str {
 }
 
 async fn propose(parts: &Parts, command: Command) -> Result<(), Denied> {
-    let conflict = |code, message: String| Denied { status: StatusCode::CONFLICT, code, message };
+    let conflict = |code, message: String| Denied { status: StatusCode::CONFLICT, code, message, digests: Vec::new() };
     match parts.meta.propose(command, PROPOSE_MAX).await.map(|applied| applied.response) {
         Ok(Applied::Rejected(Rejection::FeatureLevel { agreed })) => {
             Err(conflict("feature_level", format!("not every node knows tokens: the agreed feature level is {agreed}")))
@@ -67,6 +67,7 @@ async fn propose(parts: &Parts, command: Command) -> Result<(), Denied> {
             status: StatusCode::SERVICE_UNAVAILABLE,
             code: "no_quorum",
             message: "no leader with a quorum took it in time".to_owned(),
+            digests: Vec::new(),
         }),
     }
 }
@@ -80,6 +81,7 @@ pub(super) async fn create(State(parts): State<Parts>, headers: HeaderMap, body:
             status: StatusCode::BAD_REQUEST,
             code: "invalid_body",
             message: format!("ttl_seconds must be from 1 to {TTL_MAX}"),
+            digests: Vec::new(),
         });
     }
     let identity = parts.credentials.identity().ok_or(Refusal::NOT_READY)?;

@@ -60,6 +60,8 @@ impl TryFrom<ReportResponse> for Report {
             refuses_writes: wire.refuses_writes,
             disk_suspect: wire.disk_suspect,
             free_bytes: wire.free_bytes,
+            // An older version does not say how much of that it keeps free.
+            room_bytes: wire.room_bytes.unwrap_or(wire.free_bytes),
             missing: wire.missing,
             fetching: wire.fetching,
             fetched: wire.fetched,
@@ -111,6 +113,7 @@ impl From<Report> for ReportResponse {
             refuses_writes: report.refuses_writes,
             disk_suspect: report.disk_suspect,
             free_bytes: report.free_bytes,
+            room_bytes: Some(report.room_bytes),
             missing: report.missing,
             fetching: report.fetching,
             fetched: report.fetched,

@@ -96,9 +96,9 @@ impl Replicas {
         Answers { holders, all_sure }
     }
 
-    /// Peers to read a blob from, best first: who is said to hold it, who should, then everyone else that is not dead;
-    /// each group nearest first, of equally near ones those from which fewest fetches run, those that sent wrong bytes
-    /// before last.
+    /// Peers to read a blob from, best first: who is said to hold it, who should, then everyone else; each group nearest
+    /// first, of equally near ones those from which fewest fetches run. After all of them those that are suspect or sent
+    /// wrong bytes before, and those that are taken for dead last: that is an opinion, and may be wrong.
     pub(super) fn sources(&self, digest: &Digest) -> Vec<NodeId> {
         let topology = self.topology();
         let sight = &self.0.parts.sight;
@@ -106,7 +106,7 @@ impl Replicas {
         let wanted = self.wanted_holders(digest);
         let everyone: Vec<NodeId> = topology.nodes.keys().copied().collect();
         let mut seen = BTreeSet::from([self.me()]);
-        let (mut order, mut suspects) = (Vec::new(), Vec::new());
+        let (mut order, mut suspects, mut dead) = (Vec::new(), Vec::new(), Vec::new());
         for mut group in [hinted, wanted, everyone] {
             // Of equals not always the same one, or all nodes would ask the first.
             let draw = usize::try_from(self.0.parts.env.seed.draw_u64() % 64).expect("below 64");
@@ -115,10 +115,12 @@ impl Replicas {
             group.sort_by_key(|node| self.0.in_flight.load(*node));
             nearest_first(&topology, self.me(), &mut group);
             for node in group {
-                if sight.is_dead(node) || topology.node(node).is_none() || !seen.insert(node) {
+                if topology.node(node).is_none() || !seen.insert(node) {
                     continue;
                 }
-                if sight.is_live(node) && !self.0.in_flight.is_accused(digest, node) {
+                if sight.is_dead(node) {
+                    dead.push(node);
+                } else if sight.is_live(node) && !self.0.in_flight.is_accused(digest, node) {
                     order.push(node);
                 } else {
                     suspects.push(node);
@@ -126,6 +128,7 @@ impl Replicas {
             }
         }
         order.append(&mut suspects);
+        order.append(&mut dead);
         order
     }
 

@@ -11,10 +11,10 @@ use crate::meta::command::LogTime;
 use crate::meta::plan::Leave;
 use crate::meta::{Content, RaftState, State, Upload};
 use crate::oci::Digest;
-use crate::topology::{NodeId, NodeState};
+use crate::topology::{NodeId, NodeState, Policy, Topology, placement};
 
 use super::Upkeep;
-use super::holdings::Holdings;
+use super::holdings::{Holdings, all_in};
 
 /// Pause between two pages.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -152,6 +152,42 @@ impl Upkeep {
         }
         (count, names)
     }
+
+    /// Counts, for each other node, the bytes that it lacks of what it should hold without a node.
+    ///
+    /// A node that does not answer lacks everything.
+    pub async fn needs_without(&self, node: NodeId) -> BTreeMap<NodeId, u64> {
+        let replicas = &self.0.parts.replicas;
+        let mut needs = BTreeMap::new();
+        let mut after = None;
+        while let Some(page) = self.next_page(&mut after) {
+            let holdings = self.ask_all(&page).await;
+            let mut without = Topology::clone(&replicas.topology());
+            if let Some(record) = without.nodes.get_mut(&node) {
+                record.state = NodeState::Decommissioned;
+            }
+            let policy = without.policy.clone().unwrap_or_else(|| Policy::of_copies(replicas.copies_configured()));
+            add_needs(&mut needs, &page, &holdings, |content| match content.body {
+                true => all_in(&without),
+                false => placement(&content.digest, &without, &policy),
+            });
+        }
+        needs
+    }
+}
+
+/// Adds up what each node lacks of a page.
+fn add_needs(
+    needs: &mut BTreeMap<NodeId, u64>,
+    page: &[Content],
+    holdings: &Holdings,
+    wanted: impl Fn(&Content) -> Vec<NodeId>,
+) {
+    for (n, content) in page.iter().enumerate() {
+        for holder in wanted(content).into_iter().filter(|holder| !holdings.has(*holder, n)) {
+            *needs.entry(holder).or_default() += content.size;
+        }
+    }
 }
 
 /// The nodes that are to go when they are empty.
@@ -223,55 +259,15 @@ mod tests {
         assert_eq!(count([all, None, all]).only_here, 0);
     }
 
-    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
-    /// An upload last used at this time whose extents lie on these nodes.
-    fn upload(used: u64, extents: &[&[u64]]) -> Upload {
-        let extent = |(n, holders): (usize, &&[u64])| HeldExtent {
-            id: ExtentId::from_random(n as u128),
-            offset: n as u64,
-            length: 1,
-            holders: holders.iter().copied().map(NodeId).collect(),
-        };
-        Upload {
-            repository: "a/b".parse().unwrap(),
-            algorithm: Algorithm::Sha256,
-            hash_state: HashState::initial(Algorithm::Sha256),
-            length: extents.len() as u64,
-            extents: extents.iter().enumerate().map(extent).collect(),
-            holders: vec![NodeId(1), NodeId(2)],
-            principal: "".into(),
-            ttl_ms: DAY_MS,
-            expires: LogTime(used + DAY_MS),
-            closed: None,
-        }
-    }
-
     #[test]
-    fn an_idle_upload_keeps_a_node_that_has_bytes_which_are_on_no_node_that_stays() {
-        let now = LogTime(DAY_MS);
-        let through = |upload: &Upload, leaving: &[u64]| {
-            let stays = |node: NodeId| !leaving.contains(&node.0);
-            uploads_through(std::iter::once(upload), NodeId(leaving[0]), now, &stays)
-        };
-        let idle = upload(DAY_MS - UPLOAD_USED_MS - 1, &[&[1, 2], &[1, 3]]);
-        assert_eq!(through(&idle, &[1]), (0, 0), "another holder of each stays");
-        assert_eq!(through(&idle, &[1, 2]), (1, 1), "the first is on leaving nodes alone");
-        assert_eq!(through(&idle, &[2, 1]), (1, 1));
-        assert_eq!(through(&idle, &[3, 2]), (0, 0));
-        // The first node is gone by now, and with it its copies.
-        let left = upload(0, &[&[1, 2]]);
-        assert_eq!(through(&left, &[2, 1]), (1, 1));
-        assert_eq!(through(&upload(0, &[]), &[1, 2]), (0, 0), "nothing to lose");
-        let closed = Upload { closed: Some(Digest::of(Algorithm::Sha256, b"")), ..left };
-        assert_eq!(through(&closed, &[2, 1]), (0, 0));
-    }
-
-    #[test]
-    fn an_upload_under_way_keeps_a_node_until_it_is_idle_by_the_running_time() {
-        let lately = upload(DAY_MS, &[&[1, 2]]);
-        let through = |now| uploads_through(std::iter::once(&lately), NodeId(1), LogTime(now), &|node| node.0 != 1);
-        assert_eq!(through(DAY_MS + UPLOAD_USED_MS), (1, 0));
-        assert_eq!(through(DAY_MS + UPLOAD_USED_MS + 1), (0, 0));
+    fn each_node_needs_room_for_what_it_lacks_of_its_own_share() {
+        let contents = [content(1), content(2), content(3)];
+        let answer = |present: [bool; 3]| Some(Answer { present: present.to_vec(), is_sure: true });
+        let answers =
+            [(NodeId(1), answer([true, true, false])), (NodeId(2), answer([true, false, false])), (NodeId(3), None)];
+        let mut needs = BTreeMap::new();
+        let holdings = Holdings(answers.into_iter().collect());
+        add_needs(&mut needs, &contents, &holdings, |_| vec![NodeId(1), NodeId(2)]);
+        assert_eq!(needs, BTreeMap::from([(NodeId(1), 10), (NodeId(2), 20)]));
     }
 }

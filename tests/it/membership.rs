@@ -382,6 +382,50 @@ async fn a_decommissioned_node_takes_nothing_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_that_alone_has_some_content_is_not_removed_unless_forced() {
+    let cluster = TestCluster::start_with(4, |config| config.storage.copies = 2).await;
+    let door = Door::new(cluster.api_addresses());
+    let digest = door.push_blob("it/alone", b"bytes").await;
+    let holds = |node: usize| blob_file(cluster.data_dir(node), &digest).exists();
+    let dead = (0..4).find(|node| holds(*node)).unwrap();
+    let (asked, id) = ((dead + 1) % 4, cluster.id(dead).await);
+    cluster.kill(dead).await;
+    for node in (0..4).filter(|node| *node != dead && holds(*node)) {
+        std::fs::remove_file(blob_file(cluster.data_dir(node), &digest)).unwrap();
+    }
+    for verb in ["remove", "decommission"] {
+        let path = format!("/api/v1/cluster/nodes/{id}/{verb}");
+        cluster
+            .eventually("it is refused for what would be lost", async || {
+                // Until it is taken for dead, a removal is refused because it lives, and a decommission would begin.
+                let reply = door.get("/api/v1/cluster/status").at(asked).send().await.json();
+                let nodes = reply["nodes"].as_array().cloned().unwrap_or_default();
+                if !nodes.iter().any(|node| node["id"] == id && node["gossip"] == "dead") {
+                    return false;
+                }
+                let reply = door.post(&path).at(asked).body("{}").send().await;
+                let error = reply.json()["error"].clone();
+                reply.status == 409 && error["code"] == "would_lose" && error["digests"] == json!([digest.to_string()])
+            })
+            .await;
+    }
+    let path = format!("/api/v1/cluster/nodes/{id}/remove");
+    operate(&cluster, &door, (asked, &path), json!({ "force": true })).await;
+    cluster.eventually("it is gone", async || !all(&status(&door, asked).await).contains(&id)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_node_votes_again_once_that_is_left_to_the_cluster() {
+    let cluster = TestCluster::start(3).await;
+    let door = Door::new(cluster.api_addresses());
+    let path = "/api/v1/cluster/voters";
+    operate(&cluster, &door, (0, path), json!({ "remove": [3], "force": true })).await;
+    voters_become(&cluster, &door, 0, &[1, 2]).await;
+    operate(&cluster, &door, (0, path), json!({ "auto": [3] })).await;
+    voters_become(&cluster, &door, 0, &[1, 2, 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_away_counts_out_and_one_that_is_back_in_and_an_operators_word_stands() {
     let cluster = TestCluster::start_with(3, |config| config.cluster.out_after = Duration::from_secs(1)).await;
     let door = Door::new(cluster.api_addresses());

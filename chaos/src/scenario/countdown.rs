@@ -20,6 +20,9 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(60);
 /// Of what a node must fetch at least, in seconds of its limit, for its rate to be judged.
 const JUDGED_SECONDS: u64 = 5;
 
+/// How far back a node's own measure of its rate looks.
+const RATE_WINDOW: Duration = Duration::from_secs(11);
+
 /// Contents that are smaller on average are held up by the disk and not by the limit.
 const JUDGED_MEAN_BYTES: u64 = 256 << 10;
 
@@ -30,6 +33,8 @@ struct Here {
     queue: u64,
     bytes_left: u64,
     held_bytes: u64,
+    /// Bytes per second let pass lately; what clients waited for is held back by nothing, and not in it.
+    rate: u64,
 }
 
 /// What the cluster said at one moment.
@@ -53,6 +58,7 @@ impl Sample {
                 queue: node["repair_queue"].as_u64()?,
                 bytes_left: node["repair_bytes_left"].as_u64()?,
                 held_bytes: node["blob_bytes"].as_u64()?,
+                rate: node["repair_bytes_per_second"].as_u64()?,
             })
         };
         Some(Self {
@@ -88,6 +94,9 @@ pub(super) struct Rate {
     pub(super) contents: u64,
     pub(super) bytes: u64,
     pub(super) seconds: f64,
+    /// All that came to the node, in parts of its limit: repair's bytes and those that clients waited for.
+    pub(super) held_of_limit: f64,
+    /// Repair's bytes alone, in parts of the limit.
     pub(super) of_limit: f64,
     /// Whether the limit, not the number of files, is what the node had to wait for.
     pub(super) is_judged: bool,
@@ -184,8 +193,14 @@ impl Countdown {
         }
         let (bytes, seconds) = (last.held_bytes.saturating_sub(first.held_bytes), (to - from).as_secs_f64());
         let is_judged = bytes_left >= limit * JUDGED_SECONDS && bytes_left / contents.max(1) >= JUDGED_MEAN_BYTES;
-        let of_limit = bytes as f64 / (limit as f64 * seconds);
-        Some(Rate { node: name.to_owned(), contents, bytes, seconds, of_limit, is_judged })
+        let per_limit = |bytes: f64| bytes / limit as f64;
+        let held_of_limit = per_limit(bytes as f64 / seconds);
+        let steady = course.iter().filter(|(at, _)| (from + RATE_WINDOW..to).contains(at));
+        let own: Vec<f64> = steady.map(|(_, here)| per_limit(here.rate as f64)).collect();
+        // Done before its own measure can say anything: all that came has to do.
+        let is_short = own.is_empty();
+        let of_limit = if is_short { held_of_limit } else { own.iter().sum::<f64>() / own.len() as f64 };
+        Some(Rate { node: name.to_owned(), contents, bytes, seconds, held_of_limit, of_limit, is_judged })
     }
 }
 
@@ -219,6 +234,7 @@ mod tests {
             queue: *queue,
             bytes_left: *bytes_left,
             held_bytes: *held_bytes,
+            rate: 4 << 20,
         };
         Sample { at: SECOND * at, under: left, nodes: nodes.iter().map(here).collect(), ..Sample::default() }
     }
@@ -245,13 +261,15 @@ mod tests {
     fn a_rate_is_judged_only_where_the_limit_is_what_holds_a_node_up() {
         const MIB: u64 = 1 << 20;
         let fetched = |contents| {
-            let course = [(0, 1, 10, 0), (1, contents, 95, 5), (10, contents / 2, 50, 50), (20, 1, 1, 99)];
+            let course =
+                [(0, 1, 10, 0), (1, contents, 95, 5), (10, contents / 2, 50, 50), (15, 1, 20, 80), (20, 1, 1, 99)];
             let samples =
                 course.iter().map(|(at, queue, left, held)| sample(*at, 1, &[("n1", *queue, left * MIB, held * MIB)]));
             countdown(samples.collect()).rates(5 * MIB).remove(0)
         };
         let rate = fetched(100);
-        assert!(rate.is_judged && (rate.of_limit - 0.99).abs() < 0.01, "{rate:?}");
+        assert!(rate.is_judged && (rate.held_of_limit - 0.99).abs() < 0.01, "{rate:?}");
+        assert!((rate.of_limit - 0.8).abs() < 0.01, "clients' bytes are no merit of repair: {rate:?}");
         assert!(!fetched(10_000).is_judged);
     }
 }

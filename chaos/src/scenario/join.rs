@@ -29,7 +29,7 @@ pub(crate) async fn join(setup: &Setup, scale: Scale) -> Result<()> {
     let ledger = lab.end_writes(writers).await;
     let mut fetched = Vec::new();
     for node in 0..OLD {
-        fetched.push(metric(&lab, node, "rafthold_upkeep_fetched_total").await?);
+        fetched.push(metric(&lab, node, "rafthold_upkeep_fetched").await?);
     }
     let changed = Instant::now();
     lab.join(0, NEW).await?;
@@ -37,7 +37,7 @@ pub(crate) async fn join(setup: &Setup, scale: Scale) -> Result<()> {
     let moved = metric(&lab, NEW, "rafthold_blob_written_bytes_total").await?;
     let mut others = 0;
     for (node, before) in fetched.iter().enumerate() {
-        others += metric(&lab, node, "rafthold_upkeep_fetched_total").await? - before;
+        others += metric(&lab, node, "rafthold_upkeep_fetched").await? - before;
     }
     let status = lab.cluster.status(0).await?;
     let id = lab.id(0, NEW).await?.context("the new node is no member")?;

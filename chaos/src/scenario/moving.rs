@@ -59,6 +59,9 @@ const OF_LIMIT_MIN: f64 = 0.7;
 /// Pulls in each span that are too few to prove anything.
 const PULLS_MIN: usize = 200;
 
+/// Pulls while copies move of which the slowest hundredth says something.
+const JUDGED_PULLS: usize = 500;
+
 /// How long a command may take that only has something agreed on.
 pub(super) const COMMAND_MAX: Duration = Duration::from_secs(30);
 
@@ -261,12 +264,13 @@ impl Lab {
         let rates = countdown.rates(self.limit);
         for rate in &rates {
             println!(
-                "{}: {} contents, {} MiB in {:.1} s, {:.2} of the limit{}",
+                "{}: {} contents, {} MiB in {:.1} s, {:.2} of the limit by repair, {:.2} with what clients waited for{}",
                 rate.node,
                 rate.contents,
                 rate.bytes >> 20,
                 rate.seconds,
                 rate.of_limit,
+                rate.held_of_limit,
                 if rate.is_judged { "" } else { " (not judged: files, not bytes, are what takes the time)" }
             );
         }
@@ -277,7 +281,11 @@ impl Lab {
             during.len()
         );
         let (then, now) = (before.percentile(99), during.percentile(99));
-        ensure!(now <= FAST || now <= then * 2, "pulls took {now:?} (p99) while copies moved, {then:?} before");
+        if during.len() < JUDGED_PULLS {
+            println!("the slowest of so few pulls say nothing: p99 is not judged");
+        } else {
+            ensure!(now <= FAST || now <= then * 2, "pulls took {now:?} (p99) while copies moved, {then:?} before");
+        }
         for rate in rates.iter().filter(|rate| rate.is_judged) {
             ensure!(rate.of_limit >= OF_LIMIT_MIN, "{} fetched at {:.2} of its limit", rate.node, rate.of_limit);
         }

@@ -13,10 +13,11 @@ use super::{Failed, Output, Target, fetch_status, find_node};
 
 /// How often it is looked how far a change is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// All nodes are asked about all that is linked.
-const LOSSES_PATIENCE: Duration = Duration::from_secs(120);
 /// How often a node that does not answer meanwhile is asked again.
 const SILENT_MAX: u32 = 60;
+
+/// How long a node may take to find out what the others have and what they would have to take.
+const LOOK_MAX: Duration = Duration::from_secs(600);
 
 /// Commands about nodes; NODE is an id or a name.
 #[derive(Debug, clap::Subcommand)]
@@ -25,6 +26,8 @@ pub(in crate::cli) enum Command {
     AddVoter(Several),
     /// Take nodes' votes away; others get them if any are there.
     Demote(Several),
+    /// Leave it to the cluster again whether nodes vote, after `add-voter` or `demote`.
+    AutoVoter(Free),
     /// Move a node's content away, then remove it.
     Decommission(One),
     /// Remove a dead node once all has its copies without it; with --force at once, whatever is lost.
@@ -49,6 +52,15 @@ pub(in crate::cli) struct Several {
     force: bool,
     #[command(flatten)]
     wait: Wait,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Free {
+    /// The nodes.
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,6 +116,7 @@ impl Command {
     fn target(&self) -> &Target {
         match self {
             Self::AddVoter(several) | Self::Demote(several) => &several.wait.target,
+            Self::AutoVoter(free) => &free.target,
             Self::Decommission(one) | Self::Remove(one) => &one.wait.target,
             Self::Replace(pair) => &pair.wait.target,
             Self::Out(bare) | Self::In(bare) => &bare.target,
@@ -119,7 +132,12 @@ impl Command {
         };
         match runtime.block_on(self.act()) {
             Ok((answer, line)) => self.target().print(&answer, |_| format!("{line}\n")),
-            Err(error) => print::failure(&error, 1),
+            Err(error) => {
+                if let Failed::Asked(Error::Refused { digests, .. }) = &error {
+                    digests.iter().for_each(|digest| print::complain(digest));
+                }
+                print::failure(&error, 1)
+            }
         }
     }
 
@@ -130,10 +148,15 @@ impl Command {
         match self {
             Self::AddVoter(several) => change_votes(&client, &status, several, "add").await,
             Self::Demote(several) => change_votes(&client, &status, several, "remove").await,
+            Self::AutoVoter(free) => {
+                let ids = free.nodes.iter().map(|node| find_node(&status, node)).collect::<Result<Vec<u64>, _>>()?;
+                let answer = client.post("/api/v1/cluster/voters", &json!({ "auto": ids })).await?;
+                Ok((answer, format!("the cluster decides whether {} votes", free.nodes.join(", "))))
+            }
             Self::Decommission(one) => {
                 let node = find_node(&status, &one.node)?;
                 let body = json!({ "force": one.force });
-                let answer = client.post(&path(node, "decommission"), &body).await?;
+                let answer = client.clone().patient(LOOK_MAX).post(&path(node, "decommission"), &body).await?;
                 leave(&client, &one.wait, node, answer).await
             }
             Self::Remove(one) => {
@@ -142,7 +165,7 @@ impl Command {
                     confirm_losses(&client, node, one.yes).await?;
                 }
                 let body = json!({ "force": one.force });
-                let answer = client.post(&path(node, "remove"), &body).await?;
+                let answer = client.clone().patient(LOOK_MAX).post(&path(node, "remove"), &body).await?;
                 leave(&client, &one.wait, node, answer).await
             }
             Self::Replace(pair) => {
@@ -281,8 +304,7 @@ async fn watch(
 
 /// Lists what a removal by force would lose, and asks back.
 async fn confirm_losses(client: &Client, node: u64, yes: bool) -> Result<(), Failed> {
-    let client = client.clone().patient(LOSSES_PATIENCE);
-    let losses = client.get(&format!("/api/v1/cluster/nodes/{node}/losses")).await?;
+    let losses = client.clone().patient(LOOK_MAX).get(&format!("/api/v1/cluster/nodes/{node}/losses")).await?;
     let count = losses["count"].as_u64().unwrap_or(0);
     if count == 0 {
         print::complain("nothing is on that node alone");

@@ -38,6 +38,11 @@ pub enum Operation {
         /// Although fewer than three voters are left.
         force: bool,
     },
+    /// Leaves it to the cluster again whether nodes vote.
+    FreeVotes {
+        /// Which.
+        nodes: BTreeSet<NodeId>,
+    },
     /// Empties a node and removes it then.
     Decommission {
         /// Which.
@@ -175,6 +180,7 @@ impl Ground<'_> {
                 };
                 nodes.iter().map(demoted).collect::<Result<_, _>>()?
             }
+            Operation::FreeVotes { nodes } => nodes.iter().map(|id| self.free_vote(*id)).collect::<Result<_, _>>()?,
             Operation::Decommission { node, write_copies, force } => {
                 vec![self.leave(*node, Leave::WhenEmpty, *write_copies, *force)?]
             }
@@ -225,6 +231,14 @@ impl Ground<'_> {
             return Err(Refusal::EvenVoters { count: after.len() });
         }
         Ok(nodes.iter().map(|id| self.change(*id, NodeState::In, |plan| plan.vote = Vote::Always)).collect())
+    }
+
+    fn free_vote(&self, id: NodeId) -> Result<NodeChange, Refusal> {
+        let node = self.node(id)?;
+        if self.plan.node(id).leave != Leave::Stays {
+            return Err(Refusal::Unfit { node: id, name: node.name.clone() });
+        }
+        Ok(self.change(id, node.state, |plan| plan.vote = Vote::Auto))
     }
 
     /// Refuses if fewer than three voters were left of three or more, those counted who would take over a vote.
@@ -410,6 +424,20 @@ mod tests {
         dead.dead = ids(&[2]);
         assert!(dead.decide(&add(&[4], false)).is_ok());
         assert!(matches!(dead.decide(&add(&[2], true)), Err(Refusal::Unfit { .. })));
+    }
+
+    #[test]
+    fn whether_a_node_votes_is_left_to_the_cluster_again_unless_it_leaves() {
+        let mut table = table(4, 3);
+        let free = |node| Operation::FreeVotes { nodes: ids(&[node]) };
+        let demoted = table.decide(&demote(&[2], false)).unwrap().remove(0);
+        table.plan.nodes.insert(demoted.node, demoted.plan);
+        let freed = table.decide(&free(2)).unwrap().remove(0);
+        assert_eq!((freed.state, freed.plan), (NodeState::In, NodePlan::default()));
+        let leaving = table.decide(&decommission(3, false)).unwrap().remove(0);
+        table.plan.nodes.insert(leaving.node, leaving.plan);
+        assert!(matches!(table.decide(&free(3)), Err(Refusal::Unfit { .. })));
+        assert_eq!(table.decide(&free(9)), Err(Refusal::NodeUnknown(NodeId(9))));
     }
 
     #[test]

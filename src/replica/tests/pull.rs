@@ -82,6 +82,16 @@ async fn a_silent_holder_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn a_holder_that_is_taken_for_dead_and_lives_is_asked_when_no_other_has_the_blob() {
+    let lab = Lab::start(3).await;
+    let bytes = pattern(8, MIB);
+    let digest = lab.node(2).store(&bytes).await;
+    lab.mourn(2);
+    let size = bytes.len() as u64;
+    assert_eq!(lab.node(1).read(&digest, size, 0..size).await, (bytes.to_vec(), true));
+}
+
+#[tokio::test]
 async fn a_damaged_block_here_is_read_on_from_another_node_and_the_copy_is_healed() {
     let lab = Lab::start(3).await;
     let bytes = pattern(3, 10 * MIB);
