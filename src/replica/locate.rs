@@ -13,6 +13,15 @@ use super::{Error, Replicas, Result};
 /// Nodes asked for a blob at once.
 const QUESTIONS_MAX: usize = 16;
 
+/// What a node that says it has a blob is to do then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Nothing: the blob is linked and stays so, and P22 looks after its copies.
+    Nothing,
+    /// Keep its copy for longer than a command may live that is made for its sake (P21).
+    Keep,
+}
+
 /// What all nodes in reach said about a blob.
 #[derive(Debug)]
 struct Answers {
@@ -23,21 +32,27 @@ struct Answers {
 }
 
 impl Replicas {
-    /// Finds copies in reach: this node alone if it has one, else all others that say they do, nearest first.
+    /// Finds copies in reach of a linked blob: this node alone if it has one, else all others that say they do, nearest first.
+    ///
+    /// No copy is kept for its sake: else what is pulled often, through whatever node, could never be trimmed anywhere.
     ///
     /// # Errors
     ///
     /// [`Error::NoHolder`], where `lost` says whether the absence is certain (P19).
     pub async fn locate(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
-        if self.holds_here(digest, size).await == Some(true) {
+        if self.holds_here(digest, size, Then::Nothing).await == Some(true) {
             return Ok(vec![self.me()]);
         }
-        self.find_all(digest, size).await
+        self.find(digest, size, Then::Nothing).await
     }
 
-    /// Asks every node in reach, this one too.
+    /// Asks every node in reach, this one too; those that have it keep it.
     pub(super) async fn find_all(&self, digest: &Digest, size: u64) -> Result<Vec<NodeId>> {
-        let answers = self.ask_everyone(digest, size).await;
+        self.find(digest, size, Then::Keep).await
+    }
+
+    async fn find(&self, digest: &Digest, size: u64, then: Then) -> Result<Vec<NodeId>> {
+        let answers = self.ask_everyone(digest, size, then).await;
         if answers.holders.is_empty() {
             return Err(Error::NoHolder { digest: digest.clone(), lost: answers.all_sure });
         }
@@ -46,13 +61,18 @@ impl Replicas {
 
     /// The error for a blob that nobody delivered: says for certain whether it is lost.
     pub(super) async fn no_holder(&self, digest: &Digest, size: u64) -> Error {
-        let answers = self.ask_everyone(digest, size).await;
+        let answers = self.ask_everyone(digest, size, Then::Nothing).await;
         Error::NoHolder { digest: digest.clone(), lost: answers.all_sure && answers.holders.is_empty() }
     }
 
-    /// Whether a copy lies here, for longer than any command can live; `None` if the disk does not say (I12).
-    pub(super) async fn holds_here(&self, digest: &Digest, size: u64) -> Option<bool> {
-        match self.local().blobs.hold(digest, size).await {
+    /// Whether a copy lies here; `None` if the disk does not say (I12).
+    async fn holds_here(&self, digest: &Digest, size: u64, then: Then) -> Option<bool> {
+        let blobs = &self.local().blobs;
+        let holds = match then {
+            Then::Nothing => blobs.has(digest, size).await,
+            Then::Keep => blobs.hold(digest, size).await,
+        };
+        match holds {
             Ok(holds) => Some(holds),
             Err(error) => {
                 tracing::warn!(%digest, %error, "the disk here does not say whether it has a blob");
@@ -61,12 +81,12 @@ impl Replicas {
         }
     }
 
-    async fn ask_everyone(&self, digest: &Digest, size: u64) -> Answers {
+    async fn ask_everyone(&self, digest: &Digest, size: u64, then: Then) -> Answers {
         let topology = self.topology();
         let others: Vec<NodeId> = topology.nodes.keys().copied().filter(|node| *node != self.me()).collect();
         let mut all_sure = self.local().blobs.usage().index_complete;
         let mut holders = Vec::new();
-        match self.holds_here(digest, size).await {
+        match self.holds_here(digest, size, then).await {
             Some(true) => holders.push(self.me()),
             Some(false) => {}
             None => all_sure = false,
@@ -76,7 +96,7 @@ impl Replicas {
         let ask = |node| async move {
             let answer = match self.0.parts.sight.is_dead(node) {
                 true => None,
-                false => Some(self.local().client.has_blobs(node, question, true).await),
+                false => Some(self.local().client.has_blobs(node, question, then == Then::Keep).await),
             };
             (node, answer)
         };
@@ -162,6 +182,12 @@ impl Replicas {
 }
 
 impl Replicas {
+    /// Whether a node is taken for dead.
+    #[must_use]
+    pub fn is_dead(&self, node: NodeId) -> bool {
+        self.0.parts.sight.is_dead(node)
+    }
+
     /// Asks one node, this one too, which of some blobs it has, and whether a "no" is certain; `None` if it did not answer.
     ///
     /// At most [`crate::transfer::PRESENCE_MAX`] blobs.

@@ -120,9 +120,16 @@ impl Upkeep {
         let topology = state.topology();
         let stays = |node| topology.node(node).is_some_and(|record| record.state == NodeState::In);
         let begin = |node: &NodeId| {
-            let open = state.uploads().map(|(_, upload)| upload);
-            let (uploads, idle_uploads) = uploads_through(open, *node, now, &stays);
-            (*node, Drain { began: state.applied(), uploads, idle_uploads, ..Drain::default() })
+            let open = state.uploads().filter(|(_, upload)| {
+                let used = upload.expires.0.saturating_sub(upload.ttl_ms) >= used_since.0;
+                upload.closed.is_none() && used
+            });
+            let is_dead = self.0.parts.replicas.is_dead(*node);
+            let kept = open.filter(|(_, upload)| {
+                let extents = upload.extents.iter().map(|extent| extent.holders.as_slice());
+                keeps(&upload.holders, extents, (*node, is_dead))
+            });
+            (*node, Drain { began: state.applied(), uploads: kept.count() as u64, ..Drain::default() })
         };
         let mut drains: Drains = leaving.iter().map(begin).collect();
         let mut after = None;
@@ -196,27 +203,17 @@ fn leaving(state: &State) -> Vec<NodeId> {
     plan.nodes.iter().filter(|(_, plan)| plan.leave == Leave::WhenEmpty).map(|(node, _)| *node).collect()
 }
 
-/// Counts the open uploads that keep a leaving node, and those of them that are idle.
-///
-/// One that was used lately does if its bytes lie or will lie on the node. An idle one may be abandoned, or its client may
-/// only pause: it does if the node has acknowledged bytes of it that are on no node that stays.
-fn uploads_through<'a>(
-    uploads: impl Iterator<Item = &'a Upload>,
-    node: NodeId,
-    now: LogTime,
-    stays: &dyn Fn(NodeId) -> bool,
-) -> (u64, u64) {
-    let (mut under_way, mut idle) = (0, 0);
-    for upload in uploads.filter(|upload| upload.closed.is_none()) {
-        let last_used = upload.expires.0.saturating_sub(upload.ttl_ms);
-        let mut parts_here = upload.extents.iter().filter(|part| part.holders.contains(&node));
-        if last_used >= now.0.saturating_sub(UPLOAD_USED_MS) {
-            under_way += u64::from(upload.holders.contains(&node) || parts_here.next().is_some());
-        } else {
-            idle += u64::from(parts_here.any(|part| !part.holders.iter().any(|holder| stays(*holder))));
-        }
+/// Whether an upload keeps a node from going: its bytes lie or will lie there. A dead node is waited for only where it
+/// alone has some of them; else the upload goes on with its other holders.
+fn keeps<'a>(
+    holders: &[NodeId],
+    mut extents: impl Iterator<Item = &'a [NodeId]>,
+    (node, is_dead): (NodeId, bool),
+) -> bool {
+    if is_dead {
+        return extents.any(|held_by| held_by == [node]);
     }
-    (under_way + idle, idle)
+    holders.contains(&node) || extents.any(|held_by| held_by.contains(&node))
 }
 
 #[cfg(test)]
@@ -269,5 +266,14 @@ mod tests {
         let holdings = Holdings(answers.into_iter().collect());
         add_needs(&mut needs, &contents, &holdings, |_| vec![NodeId(1), NodeId(2)]);
         assert_eq!(needs, BTreeMap::from([(NodeId(1), 10), (NodeId(2), 20)]));
+    }
+
+    #[test]
+    fn a_dead_node_is_not_waited_for_by_uploads_that_go_on_with_another_holder() {
+        let (gone, other) = (NodeId(3), NodeId(1));
+        let kept = |extents: &[&[NodeId]], is_dead| keeps(&[gone, other], extents.iter().copied(), (gone, is_dead));
+        assert!(kept(&[], false) && kept(&[&[gone, other]], false));
+        assert!(!kept(&[], true) && !kept(&[&[gone, other], &[other]], true));
+        assert!(kept(&[&[gone, other], &[gone]], true), "nobody else has its last bytes");
     }
 }

@@ -92,6 +92,19 @@ async fn a_holder_that_is_taken_for_dead_and_lives_is_asked_when_no_other_has_th
 }
 
 #[tokio::test]
+async fn looking_for_a_blob_again_and_again_does_not_keep_its_surplus_copies() {
+    let pin = Some(std::time::Duration::from_millis(300));
+    let lab = Lab::start_with(3, Options { pin, ..Options::default() }).await;
+    let bytes = pattern(9, 1000);
+    let digest = lab.node(2).store(&bytes).await;
+    eventually("the copy may go", async || {
+        assert_eq!(lab.node(1).replicas.locate(&digest, 1000).await.unwrap(), [NodeId(2)]);
+        lab.node(2).blobs.permit_delete(crate::blob::Item::Blob(digest.clone())).is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_damaged_block_here_is_read_on_from_another_node_and_the_copy_is_healed() {
     let lab = Lab::start(3).await;
     let bytes = pattern(3, 10 * MIB);
