@@ -70,7 +70,11 @@ async fn by_hand(lab: &Lab, asked: usize, victims: &[usize]) -> Result<()> {
     for victim in victims {
         ensure!(placement(&status, *victim) == Some("in"), "node {} went out although too much would go", victim + 1);
     }
-    ensure!(status["blobs"]["under_replicated"].as_u64() > Some(0), "no copy is missing: {}", status["blobs"]);
+    until("the status says that copies are missing", SOON, async || {
+        let status = lab.cluster.status(asked).await;
+        status.is_ok_and(|status| status["blobs"]["under_replicated"].as_u64() > Some(0))
+    })
+    .await?;
     for victim in victims {
         let said = lab.operate(asked, &["out", &format!("n{}", victim + 1)], COMMAND_MAX).await?;
         println!("cluster out: {}", said.trim_end());

@@ -71,7 +71,12 @@ impl Away {
         if !due.is_empty() {
             let back: Vec<NodeId> = verdict.changes.iter().map(|(node, _)| *node).collect();
             let out = |node: &&NodeRecord| node.state == NodeState::Out && free(node) && !back.contains(&node.id);
-            let gone: Vec<&NodeRecord> = topology.nodes.values().filter(out).chain(due.iter().copied()).collect();
+            // Those that are dead and not due yet too: the nodes of a zone are not missed at the very same moment.
+            let going = |node: &&NodeRecord| {
+                node.state == NodeState::In && free(node) && lasting(node, Sight::Dead, Duration::ZERO)
+            };
+            let all = topology.nodes.values();
+            let gone: Vec<&NodeRecord> = all.filter(|node| out(node) || going(node)).collect();
             match suspended(topology, &gone) {
                 Some(notice) => verdict.notices.push(notice),
                 None => verdict.changes.extend(due.iter().map(|node| (node.id, NodeState::Out))),
@@ -167,6 +172,15 @@ mod tests {
         let verdict = Watch::new("aabbc").after(GRACE, &[1, 2]);
         assert!(verdict.changes.is_empty() && verdict.notices[0].contains("a third"), "{verdict:?}");
         assert_eq!(Watch::new("aabbcc").after(GRACE, &[1, 2]).changes.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_zone_of_too_many_nodes_does_not_go_one_node_after_the_other() {
+        let mut watch = Watch::new("aabbc");
+        assert_eq!(watch.after(SECOND, &[1]).changes, vec![], "the first is missed a moment before the second");
+        assert_eq!(watch.after(GRACE - SECOND, &[1, 2]).changes, vec![]);
+        assert!(watch.look(&[1, 2]).notices[0].contains("a third"));
+        assert_eq!(watch.after(SECOND, &[1, 2]).changes, vec![]);
     }
 
     #[tokio::test]
