@@ -154,6 +154,10 @@ fn explained(answer: &Value) -> String {
         Some("subject") => format!("refers to {}, which is there", word(&one["subject"])),
         Some("subject to come") => format!("refers to {}, which may still come", word(&one["subject"])),
         Some("lease") => format!("nothing names it; spared for {}", span(&one["seconds_left"])),
+        Some("upload") => {
+            let left = span(&one["seconds_left"]);
+            format!("nothing names it; an upload to this repository is under way or has just ended; spared for {left}")
+        }
         Some(_) => "nothing names it; untagged manifests are kept".to_owned(),
         None => "goes with the next pass".to_owned(),
     };
@@ -215,9 +219,12 @@ mod tests {
         let answer = serde_json::json!({ "explained": [
             { "repository": "a", "kind": "blob", "goes": false, "kept_by": "manifest", "manifest": "sha256:1" },
             { "repository": "b", "kind": "blob", "goes": false, "kept_by": "lease", "seconds_left": 3700 },
-            { "repository": "c", "kind": "blob", "goes": true },
+            { "repository": "c", "kind": "blob", "goes": false, "kept_by": "upload", "seconds_left": 60 },
+            { "repository": "d", "kind": "blob", "goes": true },
         ] });
-        let text = "a  blob  named by sha256:1\nb  blob  nothing names it; spared for 1h 1m\nc  blob  goes with the next pass\n";
+        let text = "a  blob  named by sha256:1\nb  blob  nothing names it; spared for 1h 1m\n\
+            c  blob  nothing names it; an upload to this repository is under way or has just ended; spared for 1m 0s\n\
+            d  blob  goes with the next pass\n";
         assert_eq!(explained(&answer), text);
         assert_eq!(explained(&serde_json::json!({ "explained": [] })), "nothing links it\n");
     }

@@ -89,6 +89,7 @@ impl State {
         same(self.uploads == rebuilt.uploads, "uploads");
         same(self.uploads_by_expiry == rebuilt.uploads_by_expiry, "uploads_by_expiry");
         same(self.uploads_of == rebuilt.uploads_of, "uploads_of");
+        same(self.uploads_in == rebuilt.uploads_in, "uploads_in");
         same(self.extents == rebuilt.extents, "extents");
         same(self.outcomes_by_time == rebuilt.outcomes_by_time, "outcomes_by_time");
         same(self.outcomes_weight == rebuilt.outcomes_weight, "outcomes_weight");

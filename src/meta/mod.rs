@@ -71,7 +71,7 @@ pub use snapshot::Error as SnapshotFileError;
 pub use snapshot_codec::{RECORD_VERSION, SnapshotError, StateBuilder, decode_record, encode_record};
 pub use start::{Bootstrap, Options, Services, StartError};
 pub use state::{FEATURE_LEVEL_MAX, State};
-pub use tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
+pub use tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow, UploadEnd};
 pub use transfer::TransferError;
 pub use wal::Error as LogError;
 

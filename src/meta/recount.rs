@@ -4,10 +4,11 @@
 //! caller sounds an alarm. Goes slice by slice of the digests and in steps of bounded size, so that neither memory nor one
 //! step grows with the registry.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::{Digest, RepositoryName, UploadId};
 
 use super::command::ReferenceKind;
 use super::query::ManifestRecord;
@@ -59,6 +60,16 @@ pub enum Miscount {
         /// What it points at.
         digest: Digest,
     },
+    /// An upload is open and does not count as such in its repository, or more count than are open.
+    #[error("{open} uploads are open, {found} of them count as such in their repository, {counted} do in all")]
+    Uploads {
+        /// Open sessions.
+        open: usize,
+        /// Those of them that count.
+        found: usize,
+        /// All that count.
+        counted: usize,
+    },
 }
 
 /// A full mark under way on one state.
@@ -68,12 +79,16 @@ pub struct Recount {
     slice: u8,
     place: Place,
     counts: BTreeMap<Arc<Digest>, (u32, u32)>,
+    /// Sessions that are open, and those of them that count as such.
+    uploads: (usize, usize),
     problems: u64,
     told: Vec<Miscount>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
+    /// Looking at upload sessions after this one.
+    Uploads(Option<UploadId>),
     /// Counting the links of repositories after this one.
     Repository(Option<RepositoryName>),
     /// Counting the manifests, or the blobs, of one repository after this digest.
@@ -91,7 +106,8 @@ impl Recount {
     /// Begins a full mark of a state.
     #[must_use]
     pub fn new(state: Arc<State>) -> Self {
-        Self { state, slice: 0, place: Place::Repository(None), counts: BTreeMap::new(), problems: 0, told: Vec::new() }
+        let (place, counts) = (Place::Uploads(None), BTreeMap::new());
+        Self { state, slice: 0, place, counts, uploads: (0, 0), problems: 0, told: Vec::new() }
     }
 
     /// Goes on by about `rows` rows; true once everything was compared.
@@ -100,6 +116,7 @@ impl Recount {
         let mut left = rows;
         while left > 0 {
             let seen = match self.place.clone() {
+                Place::Uploads(after) => self.count_uploads(&state, after, left),
                 Place::Repository(after) => self.enter(&state, after.as_ref()),
                 Place::Links { repository, blobs, after } => {
                     self.count_links(&state, (&repository, blobs, after.as_deref()), left)
@@ -127,6 +144,28 @@ impl Recount {
 
     fn counts_now(&self, digest: &Digest) -> bool {
         digest.hash()[0] % SLICES == self.slice
+    }
+
+    fn count_uploads(&mut self, state: &State, after: Option<UploadId>, limit: usize) -> usize {
+        let (mut seen, mut last) = (0, None);
+        for (id, upload) in state.uploads.iter_after(|id| after.is_some_and(|after| *id <= after)).take(limit) {
+            (seen, last) = (seen + 1, Some(*id));
+            if upload.closed.is_none() {
+                let row = (upload.repository.clone(), Reverse(upload.ttl_ms), *id);
+                self.uploads.0 += 1;
+                self.uploads.1 += usize::from(state.uploads_in.contains(&row));
+            }
+        }
+        if seen == limit {
+            self.place = Place::Uploads(last);
+            return seen;
+        }
+        let ((open, found), counted) = (self.uploads, state.uploads_in.len());
+        if open != found || found != counted {
+            self.tell(Miscount::Uploads { open, found, counted });
+        }
+        self.place = Place::Repository(None);
+        seen
     }
 
     /// Goes to the next repository, or to the comparison after the last.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides anything: `apply` has checked before, and a snapshot's builder checks what it pushes.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::oci::{Digest, RepositoryName, Tag, UploadId};
@@ -11,7 +12,7 @@ use super::command::{HeldExtent, LogTime, ReferenceKind, Rejection, RequestId, R
 use super::plan::{Plan, TokenHash, TokenRow};
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::state::{ContentEntry, Named, Repository, State};
-use super::tables::{BlobLink, ContentRow, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
+use super::tables::{BlobLink, ContentRow, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow, UploadEnd};
 
 /// How many past states of a tag are kept.
 pub(super) const HISTORY_MAX: usize = 100;
@@ -179,7 +180,19 @@ impl State {
                 self.sum.subtract(&Record::TagEvent(name.clone(), tag.clone(), Arc::clone(event)));
             }
         }
+        if let Some(end) = repository.upload_end {
+            self.sum.subtract(&Record::UploadEnd(name.clone(), end));
+        }
         self.sum.subtract(&Record::Repository(name.clone(), repository.row));
+    }
+
+    /// Puts or replaces when an upload to the existing repository last ended.
+    pub(super) fn put_upload_end(&mut self, name: &RepositoryName, end: UploadEnd) {
+        let Some(repository) = self.repositories.get_mut(name) else { return };
+        self.sum.add(&Record::UploadEnd(name.clone(), end));
+        if let Some(old) = repository.upload_end.replace(end) {
+            self.sum.subtract(&Record::UploadEnd(name.clone(), old));
+        }
     }
 
     /// Puts or replaces a blob link of an existing repository; a new one counts from log index `index`.
@@ -386,6 +399,7 @@ impl State {
         if upload.closed.is_none() {
             let open = self.uploads_of.get(&upload.principal).copied().unwrap_or(0);
             self.uploads_of.insert(Arc::clone(&upload.principal), open + 1);
+            self.uploads_in.insert((upload.repository.clone(), Reverse(upload.ttl_ms), id), ());
         }
     }
 
@@ -393,6 +407,7 @@ impl State {
         self.sum.subtract(&Record::Upload(id, Arc::clone(upload)));
         self.uploads_by_expiry.remove(&(upload.expires, id));
         if upload.closed.is_none() {
+            self.uploads_in.remove(&(upload.repository.clone(), Reverse(upload.ttl_ms), id));
             match self.uploads_of.get(&upload.principal).copied() {
                 Some(open) if open > 1 => drop(self.uploads_of.insert(Arc::clone(&upload.principal), open - 1)),
                 _ => drop(self.uploads_of.remove(&upload.principal)),

@@ -97,6 +97,7 @@ impl StateBuilder {
             link @ (Record::Blob(..)
             | Record::Manifest(..)
             | Record::Lease(..)
+            | Record::UploadEnd(..)
             | Record::Tag(..)
             | Record::TagEvent(..)) => self.try_push_link(link)?,
             Record::Upload(id, upload) => {
@@ -156,6 +157,11 @@ impl StateBuilder {
                 expect(repository.manifests.contains(&digest), "its manifest is missing")?;
                 expect(!repository.leases.contains(&digest), "a second one")?;
                 state.put_lease(&name, &digest, lease);
+            }
+            Record::UploadEnd(name, end) => {
+                let repository = state.repositories.get(&name).ok_or("its repository is missing")?;
+                expect(repository.upload_end.is_none(), "a second one")?;
+                state.put_upload_end(&name, end);
             }
             Record::Tag(name, tag, record) => {
                 let repository = state.repositories.get(&name).ok_or("its repository is missing")?;

@@ -1,5 +1,6 @@
 //! The agreed state: its tables, and what the raft side asks of it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::oci::{Digest, ExtentId, RepositoryName, Tag, UploadId};
@@ -11,14 +12,17 @@ use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::snapshot_codec::encode_record;
 use super::sorted_map::{SortedMap, SortedSet};
 use super::state_hash::HashSum;
-use super::tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow};
+use super::tables::{BlobLink, ContentRow, Head, ManifestLease, NodeRow, OutcomeRow, Record, RepositoryRow, UploadEnd};
 
 /// The highest feature level that this binary knows; a state above it must not be applied (P8).
 ///
-/// 1: the first. 2: agreed placement policy.
-pub const FEATURE_LEVEL_MAX: u32 = 2;
+/// 1: the first. 2: agreed placement policy. 3: uploads keep what lies in their repository.
+pub const FEATURE_LEVEL_MAX: u32 = 3;
 /// The level from which on leases are kept up and links are collected (P23).
 pub(super) const LEASES_LEVEL: u32 = 2;
+/// The level from which on an upload keeps what else its repository links (P23), and what names a digest as another kind
+/// than it is keeps its promise.
+pub(super) const UPLOADS_LEVEL: u32 = 3;
 
 /// The agreed state at one log index; cloning shares structure.
 ///
@@ -45,6 +49,7 @@ pub struct State {
     pub(super) blob_repositories: SortedSet<(Arc<Digest>, RepositoryName)>,
     pub(super) uploads_by_expiry: SortedSet<(LogTime, UploadId)>,
     pub(super) uploads_of: SortedMap<Arc<str>, u32>,
+    pub(super) uploads_in: SortedSet<(RepositoryName, Reverse<u64>, UploadId)>,
     pub(super) extents: SortedMap<ExtentId, UploadId>,
     pub(super) outcomes_by_time: SortedSet<(LogTime, RequestId)>,
     /// What the remembered answers weigh together, for the cap.
@@ -66,6 +71,7 @@ pub(super) struct ContentEntry {
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
     pub(super) row: RepositoryRow,
+    pub(super) upload_end: Option<UploadEnd>,
     pub(super) blobs: SortedMap<Arc<Digest>, BlobLink>,
     pub(super) manifests: SortedMap<Arc<Digest>, Arc<ManifestRecord>>,
     pub(super) leases: SortedMap<Arc<Digest>, ManifestLease>,
@@ -92,6 +98,7 @@ impl Repository {
     pub(super) fn new(row: RepositoryRow) -> Self {
         Self {
             row,
+            upload_end: None,
             blobs: SortedMap::default(),
             manifests: SortedMap::default(),
             leases: SortedMap::default(),
@@ -197,6 +204,7 @@ impl State {
 impl Repository {
     fn records<'a>(&'a self, name: &'a RepositoryName) -> impl Iterator<Item = Record> + Send + 'a {
         std::iter::once(Record::Repository(name.clone(), self.row.clone()))
+            .chain(self.upload_end.map(|end| Record::UploadEnd(name.clone(), end)))
             .chain(self.blobs.iter().map(|(digest, link)| Record::Blob(name.clone(), Digest::clone(digest), *link)))
             .chain(
                 self.manifests

@@ -21,6 +21,8 @@
 //! 12  Token        tokens                              SHA-256 of the token     expiry, who used it
 //! 13  Lease        repositories[name].leases           digest of a manifest     log time of its last use, whether orphaned
 //! 14  Policy       policy                              (one row, or none)       copies in all and per region
+//! 15  UploadEnd    repositories[name].upload_end       (one row, or none)       log time at which an upload last ended, its
+//!                                                                               time to live
 //!
 //! derived: contents[].blobs, .manifests      how many repositories link it as a blob, hold it as a manifest
 //!          content_order                     (log index, digest) of every content: what began to count since an index
@@ -31,6 +33,7 @@
 //!          repositories[].deleted_tags       (log index of the deletion, tag) of tags of which only history is left
 //!          uploads_by_expiry                 (expiry, session)
 //!          uploads_of                        principal -> open sessions
+//!          uploads_in                        (repository, time to live, longest first, session) of every open session
 //!          extents                           extent id -> session, of open sessions
 //!          outcomes_by_time                  (kept until, request id)
 //!          topology                          nodes and policy as placement sees them
@@ -117,6 +120,17 @@ pub struct ManifestLease {
     pub orphaned: bool,
 }
 
+/// When an upload to a repository last ended, by whatever: what else the repository links is spared for a lease more (P23).
+///
+/// There is none before feature level 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadEnd {
+    /// When its session was committed or cancelled, or expired.
+    pub at: LogTime,
+    /// How long after its own lease began a link may be spared because of that, in milliseconds of log time.
+    pub ttl_ms: u64,
+}
+
 /// A remembered answer (P4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomeRow {
@@ -161,6 +175,8 @@ pub enum Record {
     Lease(RepositoryName, Digest, ManifestLease),
     /// 14: how many copies there should be.
     Policy(Policy),
+    /// 15: when an upload to a repository last ended.
+    UploadEnd(RepositoryName, UploadEnd),
 }
 
 impl Record {
@@ -183,6 +199,7 @@ impl Record {
             Self::Token(..) => 12,
             Self::Lease(..) => 13,
             Self::Policy(_) => 14,
+            Self::UploadEnd(..) => 15,
         }
     }
 }

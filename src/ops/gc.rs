@@ -147,6 +147,7 @@ fn explanation(one: &Explanation, now: LogTime) -> Value {
         Fate::Kept(Keeper::Subject(subject)) => ("subject", ("subject", subject.to_string().into())),
         Fate::Kept(Keeper::SubjectToCome(subject)) => ("subject to come", ("subject", subject.to_string().into())),
         Fate::Kept(Keeper::Lease { until }) => ("lease", ("seconds_left", seconds_left(*until, now).into())),
+        Fate::Kept(Keeper::Upload { until }) => ("upload", ("seconds_left", seconds_left(*until, now).into())),
         Fate::Kept(Keeper::Policy) => ("policy", ("policy", "untagged manifests are kept".into())),
     };
     told["kept_by"] = kept_by.into();

@@ -96,7 +96,7 @@ pub(super) fn explained() -> Value {
                 "repository": text(),
                 "kind": { "enum": ["blob", "manifest"] },
                 "goes": { "type": "boolean" },
-                "kept_by": { "enum": ["tag", "manifest", "subject", "subject to come", "lease", "policy"] },
+                "kept_by": { "enum": ["tag", "manifest", "subject", "subject to come", "lease", "upload", "policy"] },
                 "tag": text(), "manifest": text(), "subject": text(), "policy": text(),
                 "seconds_left": { "type": "integer" },
             },

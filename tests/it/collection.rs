@@ -118,6 +118,29 @@ async fn what_clients_push_again_mount_or_ask_for_stays_while_collection_runs() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_takes_longer_than_a_lease_keeps_the_layers_it_has_pushed_before() {
+    let lab = Lab::start(|_| {}).await;
+    let door = &lab.door;
+    let location = door.start_upload("it/long").await;
+    let small = door.push_blob("it/long", b"small").await;
+    let elsewhere = door.push_blob("it/short", b"elsewhere").await;
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < LEASE * 2 {
+        lab.run(1).await;
+    }
+    lab.eventually("no link where nobody uploads", async || !lab.is_linked("it/short", &elsewhere).await).await;
+    let reply = door.get(format!("/api/v1/gc/plan?explain={small}")).send().await.expect_status(200);
+    assert_eq!(reply.json()["explained"][0]["kept_by"], "upload");
+    let large = sha256(b"large");
+    door.put(with_digest(&location, &large)).body("large").send().await.expect_status(201);
+    lab.run(2).await;
+    door.put_manifest("it/long", "t", &image(&[(&small, 5), (&large, 5)])).await;
+    for (digest, body) in [(&small, "small"), (&large, "large")] {
+        door.get(format!("/v2/it/long/blobs/{digest}")).send().await.expect_status(200).expect_body(body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_whose_blob_was_collected_is_refused_whole() {
     let lab = Lab::start(|_| {}).await;
     let (kept, gone) = (lab.door.push_blob("it/half", b"kept").await, lab.door.push_blob("it/half", b"gone").await);

@@ -7,15 +7,17 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::meta::command::{
-    CollectionRules, Command, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection, RequestId,
-    Response,
+    CollectionRules, Command, HeldExtent, LogTime, ManifestReference, Proposal, PutManifest, ReferenceKind, Rejection,
+    RequestId, Response,
 };
 use crate::meta::{Fate, Keeper, Miscount, Recount, State};
-use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::oci::{Algorithm, Digest, ExtentId, RepositoryName, UploadId};
 use crate::topology::ClusterId;
 
 const LEASE: u64 = 1000;
 const AGE: u64 = 5000;
+/// How long an upload session lives.
+const TTL: u64 = 3 * LEASE;
 const KEEP: CollectionRules = CollectionRules { lease_ms: LEASE, untagged_ms: None };
 const DELETE: CollectionRules = CollectionRules { lease_ms: LEASE, untagged_ms: Some(AGE) };
 
@@ -35,8 +37,12 @@ impl Fixture {
     }
 
     fn open() -> Self {
+        Self::at_level(3)
+    }
+
+    fn at_level(level: u32) -> Self {
         let mut fixture = Self::old();
-        fixture.run(Command::RaiseFeatureLevel { level: 2 });
+        assert_eq!(fixture.run(Command::RaiseFeatureLevel { level }), Response::Done);
         fixture
     }
 
@@ -48,9 +54,55 @@ impl Fixture {
     }
 
     fn link(&mut self, name: &str, n: u32) {
+        let size = size(n, false);
         let command =
-            Command::LinkBlob { repository: repository(name), digest: digest(n), size: 10, principal: String::new() };
+            Command::LinkBlob { repository: repository(name), digest: digest(n), size, principal: String::new() };
         assert!(matches!(self.run(command), Response::Committed { .. }));
+    }
+
+    /// Opens an upload session.
+    fn begin(&mut self, name: &str, session: u128) {
+        let open = Command::OpenUpload {
+            session: UploadId::from_random(session),
+            repository: repository(name),
+            algorithm: Algorithm::Sha256,
+            holders: vec![],
+            principal: String::new(),
+            ttl_ms: TTL,
+            sessions_max: 99,
+        };
+        assert_eq!(self.run(open), Response::Done);
+    }
+
+    /// Ends an upload session with a blob.
+    fn commit(&mut self, name: &str, session: u128, n: u32) {
+        let size = size(n, false);
+        let id = ExtentId::from_random(session);
+        let commit = Command::CommitUpload {
+            session: UploadId::from_random(session),
+            repository: repository(name),
+            last: Some(HeldExtent { id, offset: 0, length: size, holders: vec![] }),
+            digest: digest(n),
+            size,
+            principal: String::new(),
+        };
+        assert_eq!(self.run(commit), Response::Committed { digest: digest(n), size });
+    }
+
+    /// Ends an upload session without a blob.
+    fn cancel(&mut self, name: &str, session: u128) {
+        let (session, repository) = (UploadId::from_random(session), repository(name));
+        assert_eq!(self.run(Command::CancelUpload { session, repository }), Response::Done);
+    }
+
+    /// Drops the sessions whose time is over, as the leader does.
+    fn expire(&mut self) {
+        let sessions = self.state.expired_uploads(LogTime(self.now), 99);
+        self.run(Command::ExpireUploads { sessions });
+    }
+
+    fn blob_fate(&self, n: u32, rules: CollectionRules) -> Fate {
+        self.state.blob_fate(&repository("r"), &digest(n), &rules, LogTime(self.now))
     }
 
     fn put(&mut self, put: PutManifest) {
@@ -112,8 +164,13 @@ fn digest(n: u32) -> Digest {
 }
 
 fn reference(n: u32, kind: ReferenceKind) -> ManifestReference {
-    let size = if kind == ReferenceKind::Manifest { 100 } else { 10 };
+    let size = size(n, kind == ReferenceKind::Manifest);
     ManifestReference { digest: digest(n), size, kind, required: true }
+}
+
+/// The length of a content, which is the same whatever it is named as.
+fn size(n: u32, manifest: bool) -> u64 {
+    if manifest || BOTH.contains(&n) { 100 } else { 10 }
 }
 
 fn manifest(n: u32, blobs: &[u32], tags: &[&str]) -> PutManifest {
@@ -349,6 +406,174 @@ fn a_sparse_index_keeps_what_comes_later_than_itself() {
 }
 
 #[test]
+fn three_manifests_do_not_keep_each_other_for_ever() {
+    let mut fixture = Fixture::open();
+    fixture.put(manifest(10, &[], &[]));
+    fixture.put(referrer(11, 10));
+    fixture.put(PutManifest { subject: Some(digest(11)), ..index(12, &[10], &[]) });
+    fixture.now += AGE - 1;
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    for _ in 0..4 {
+        fixture.now += AGE;
+        fixture.collect(DELETE);
+    }
+    assert!((10..13).all(|n| !fixture.manifest(n)));
+}
+
+#[test]
+fn three_manifests_in_a_circle_stay_while_one_of_them_is_tagged_or_was_lately() {
+    for tagged in 10..13 {
+        let mut fixture = Fixture::open();
+        let tags = |n| if n == tagged { &["t"][..] } else { &[][..] };
+        fixture.put(manifest(10, &[], tags(10)));
+        fixture.put(PutManifest { subject: Some(digest(10)), ..manifest(11, &[], tags(11)) });
+        fixture.put(PutManifest { subject: Some(digest(11)), ..index(12, &[10], tags(12)) });
+        fixture.now += 10 * AGE;
+        assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+        fixture.untag("t");
+        // A client that was told of any of them a moment ago, when the tag kept it, may rely on it.
+        fixture.now += AGE - 1;
+        assert_eq!(fixture.collect(DELETE), (0, 0, 0), "tagged: {tagged}");
+        for _ in 0..4 {
+            fixture.now += AGE;
+            fixture.collect(DELETE);
+        }
+        assert!((10..13).all(|n| !fixture.manifest(n)), "tagged: {tagged}");
+    }
+}
+
+#[test]
+fn content_named_as_the_other_kind_keeps_its_promise_when_the_name_goes() {
+    let mut fixture = Fixture::open();
+    let (blob, body) = (BOTH.start, BOTH.start + 1);
+    fixture.link("r", blob);
+    fixture.put(manifest(body, &[], &[]));
+    let other = PutManifest { references: vec![reference(body, ReferenceKind::Layer)], ..manifest(11, &[], &["u"]) };
+    fixture.put(PutManifest { sparse: true, ..index(10, &[blob], &["t"]) });
+    fixture.put(PutManifest { sparse: true, ..other });
+    fixture.now += 10 * AGE;
+    // Named, so nobody renews anything for the client that is told of them now.
+    let (name, now) = (repository("r"), LogTime(fixture.now));
+    assert!(!fixture.state.blob_lease_is_short(&name, &digest(blob), &DELETE, now));
+    assert!(!fixture.state.manifest_lease_is_short(&name, &digest(body), &DELETE, now));
+    fixture.delete(10);
+    fixture.delete(11);
+    fixture.now += LEASE - 1;
+    assert_eq!(fixture.collect(DELETE), (0, 0, 0));
+    assert!(fixture.blob(blob) && fixture.manifest(body));
+    fixture.now += AGE;
+    assert_eq!(fixture.collect(DELETE), (1, 1, 200));
+}
+
+/// A push of a small layer beside a large one that takes longer than a lease; `end` ends the latter. Stops a moment before
+/// the lease after that.
+fn long_push(fixture: &mut Fixture, rules: CollectionRules, end: impl FnOnce(&mut Fixture)) {
+    fixture.begin("r", 1);
+    fixture.begin("r", 2);
+    fixture.commit("r", 1, 1);
+    fixture.now += 2 * LEASE + LEASE / 5;
+    fixture.collect(rules);
+    end(fixture);
+    fixture.now += LEASE - 1;
+    fixture.collect(rules);
+}
+
+#[test]
+fn a_running_push_keeps_its_earlier_blobs_until_its_manifest_comes() {
+    let mut fixture = Fixture::open();
+    long_push(&mut fixture, KEEP, |fixture| {
+        assert!(
+            matches!(fixture.blob_fate(1, KEEP), Fate::Kept(Keeper::Upload { until }) if until.0 == fixture.now + LEASE)
+        );
+        fixture.commit("r", 2, 2);
+    });
+    fixture.put(manifest(10, &[1, 2], &["t"]));
+    assert!(fixture.blob(1) && fixture.blob(2));
+}
+
+#[test]
+fn what_a_push_had_before_goes_a_lease_after_it_was_cancelled_or_has_expired() {
+    let cancel: fn(&mut Fixture) = |fixture| fixture.cancel("r", 2);
+    let lapse: fn(&mut Fixture) = |fixture| {
+        fixture.now += TTL - 2 * LEASE - LEASE / 5;
+        fixture.expire();
+    };
+    for end in [cancel, lapse] {
+        let mut fixture = Fixture::open();
+        long_push(&mut fixture, KEEP, end);
+        assert!(fixture.blob(1));
+        fixture.now += 1;
+        assert_eq!(fixture.collect(KEEP), (1, 0, 10));
+    }
+}
+
+#[test]
+fn a_running_push_keeps_the_manifests_of_its_index_too_and_nothing_elsewhere() {
+    const SOON: CollectionRules = CollectionRules { lease_ms: LEASE, untagged_ms: Some(LEASE) };
+    let mut fixture = Fixture::open();
+    fixture.put(manifest(10, &[], &[]));
+    fixture.link("other", 3);
+    long_push(&mut fixture, SOON, |fixture| {
+        assert_eq!(fixture.collect_in("other", SOON), (1, 0, 10));
+        fixture.commit("r", 2, 2);
+    });
+    assert!(fixture.manifest(10) && fixture.blob(1));
+    fixture.now += 1;
+    assert_eq!(fixture.collect(SOON), (2, 1, 120));
+}
+
+#[test]
+fn where_somebody_pushes_all_the_time_a_link_goes_a_time_to_live_and_a_lease_after_its_own() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    let began = fixture.now;
+    fixture.begin("r", 1000);
+    for session in 1..100 {
+        fixture.begin("r", session);
+        fixture.now += LEASE / 10;
+        fixture.commit("r", session, 2);
+        fixture.expire();
+        fixture.collect(KEEP);
+        assert_eq!(fixture.blob(1), fixture.now < began + TTL + LEASE);
+    }
+    assert!(fixture.now > began + 2 * TTL && fixture.blob(2));
+}
+
+#[test]
+fn a_client_that_asks_while_an_upload_runs_has_the_lease_renewed_all_the_same() {
+    let mut fixture = Fixture::open();
+    fixture.link("r", 1);
+    fixture.begin("r", 1);
+    let short = |fixture: &Fixture| {
+        fixture.state.blob_lease_is_short(&repository("r"), &digest(1), &KEEP, LogTime(fixture.now))
+    };
+    assert!(!short(&fixture));
+    fixture.now += LEASE;
+    assert!(short(&fixture), "the upload may be somebody else's and older");
+}
+
+#[test]
+fn below_feature_level_three_uploads_keep_nothing_and_names_release_one_kind() {
+    let mut fixture = Fixture::at_level(2);
+    fixture.link("r", BOTH.start);
+    fixture.put(PutManifest { sparse: true, ..index(10, &[BOTH.start], &["t"]) });
+    fixture.link("r", 1);
+    fixture.begin("r", 1);
+    fixture.begin("r", 2);
+    fixture.now += LEASE;
+    fixture.commit("r", 1, 2);
+    fixture.cancel("r", 2);
+    fixture.begin("r", 3);
+    fixture.delete(10);
+    assert_eq!(fixture.collect(KEEP), (2, 0, 110));
+    assert!(fixture.state.records().all(|record| record.number() != 15));
+    // From the moment on at which all agree, what was opened before counts.
+    assert_eq!(fixture.run(Command::RaiseFeatureLevel { level: 3 }), Response::Done);
+    fixture.now += 2 * LEASE;
+    assert_eq!(fixture.collect(KEEP), (0, 0, 0));
+}
+
+#[test]
 fn below_feature_level_two_nothing_is_collected_and_no_lease_is_kept() {
     let mut fixture = Fixture::old();
     fixture.link("r", 1);
@@ -422,6 +647,10 @@ fn a_full_mark_finds_nothing_wrong_with_a_state_and_each_thing_that_is() {
     }
     fixture.put(manifest(100, &[1, 2], &["t"]));
     fixture.put(index(101, &[100], &["u"]));
+    for session in 1..4 {
+        fixture.begin("r", session);
+    }
+    fixture.commit("r", 3, 5);
     for rows in [1, 3, 10_000] {
         assert_eq!(marked(&fixture.state, rows), vec![]);
     }
@@ -448,6 +677,11 @@ fn a_full_mark_finds_nothing_wrong_with_a_state_and_each_thing_that_is() {
     });
     let expected = Miscount::Missing { repository: name.clone(), manifest: digest(100), digest: digest(2) };
     assert!(missing.contains(&expected), "{missing:?}");
+    let uploads = broken(&|state| {
+        let row = state.uploads_in.first().unwrap().clone();
+        state.uploads_in.remove(&row);
+    });
+    assert_eq!(uploads, [Miscount::Uploads { open: 2, found: 1, counted: 1 }]);
     let untagged = broken(&|state| {
         state.repositories.get_mut(&name).unwrap().manifests.remove(&digest(101));
     });
@@ -475,7 +709,8 @@ fn the_forms_in_the_log_and_in_snapshots_are_what_other_binaries_read() {
 #[derive(Debug, Clone)]
 struct Shape {
     blobs: Vec<u32>,
-    children: Vec<u32>,
+    /// Each with whether it must be there.
+    children: Vec<(u32, bool)>,
     subject: Option<u32>,
 }
 
@@ -489,21 +724,27 @@ enum Step {
     Untag(usize, u8),
     Delete(usize, u32),
     Unlink(usize, u32),
+    Begin(usize),
+    /// Ends the repository's oldest open session, with a blob or without.
+    End(usize, Option<u32>),
     Collect(usize),
     Pass(u64),
 }
 
 const NAMES: [&str; 2] = ["r", "s"];
-const BLOBS: std::ops::Range<u32> = 100..105;
-const MANIFESTS: std::ops::Range<u32> = 0..7;
+const MANIFESTS: std::ops::Range<u32> = 160..167;
+const BLOBS: std::ops::Range<u32> = 164..170;
+/// What may be both: a manifest's body that somebody pushed as a blob, too.
+const BOTH: std::ops::Range<u32> = 164..167;
 
 fn shapes() -> impl Strategy<Value = Vec<Shape>> {
     let shape = |n: u32| {
         // Of bodies that name each other by hash, each can name only those before it.
-        let children = vec(0..n.max(1), 0..if n == 0 { 1 } else { 3 });
-        let subject = prop::option::weighted(0.4, prop_oneof![3 => 0..n.max(1), 1 => Just(60)]);
+        let before = MANIFESTS.start..n.max(MANIFESTS.start + 1);
+        let children = vec((before.clone(), prop::bool::weighted(0.8)), 0..if n == MANIFESTS.start { 1 } else { 3 });
+        let subject = prop::option::weighted(0.4, prop_oneof![3 => before, 1 => Just(60)]);
         (vec(BLOBS, 0..3), children, subject).prop_map(move |(blobs, children, subject)| Shape {
-            blobs,
+            blobs: blobs.into_iter().filter(|blob| *blob < n || *blob >= BOTH.end).collect(),
             children,
             subject: subject.filter(|subject| *subject != n),
         })
@@ -513,6 +754,7 @@ fn shapes() -> impl Strategy<Value = Vec<Shape>> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (name, tag) = (0..NAMES.len(), prop::option::weighted(0.5, 0u8..3));
+    let ends = (name.clone(), prop::option::weighted(0.7, BLOBS)).prop_map(|(name, n)| Step::End(name, n));
     let step = prop_oneof![
         6 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::Link(name, n)),
         2 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::Mount(name, n)),
@@ -522,10 +764,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (name.clone(), 0u8..3).prop_map(|(name, tag)| Step::Untag(name, tag)),
         2 => (name.clone(), MANIFESTS).prop_map(|(name, n)| Step::Delete(name, n)),
         1 => (name.clone(), BLOBS).prop_map(|(name, n)| Step::Unlink(name, n)),
+        2 => name.clone().prop_map(Step::Begin),
+        2 => ends,
         8 => name.prop_map(Step::Collect),
         8 => prop_oneof![3 => 0..LEASE / 2, 2 => 0..2 * LEASE, 1 => 0..2 * AGE].prop_map(Step::Pass),
     ];
     vec(step, 1..100)
+}
+
+/// A link: in which repository, what, and whether as a manifest.
+type Link = (usize, u32, bool);
+
+/// When a client was told that a link is there, and until when it may rely on that.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: u64,
+    until: u64,
 }
 
 /// What a client knows: when it was last told that something is there, and that nobody deleted it since.
@@ -533,21 +787,31 @@ struct Client {
     fixture: Fixture,
     shapes: Vec<Shape>,
     rules: CollectionRules,
-    told: BTreeMap<(usize, u32), u64>,
+    told: BTreeMap<Link, Told>,
     /// Subjects that were there at some time since a referrer came: (repository, referrer).
     met: BTreeSet<(usize, u32)>,
+    /// Sessions opened so far.
+    sessions: u128,
+}
+
+fn links(name: usize) -> impl Iterator<Item = Link> {
+    MANIFESTS.map(move |n| (name, n, true)).chain(BLOBS.map(move |n| (name, n, false)))
 }
 
 impl Client {
-    fn there(&self, name: usize, n: u32) -> bool {
-        let name = repository(NAMES[name]);
-        let state = &self.fixture.state;
-        state.blob(&name, &digest(n)).is_some() || state.manifest(&name, &digest(n)).is_some()
+    fn shape(&self, n: u32) -> &Shape {
+        &self.shapes[(n - MANIFESTS.start) as usize]
     }
 
-    fn tell(&mut self, name: usize, n: u32) {
-        assert!(self.there(name, n));
-        self.told.insert((name, n), self.fixture.now);
+    fn there(&self, (name, n, manifest): Link) -> bool {
+        let (name, state) = (repository(NAMES[name]), &self.fixture.state);
+        if manifest { state.manifest(&name, &digest(n)).is_some() } else { state.blob(&name, &digest(n)).is_some() }
+    }
+
+    fn tell(&mut self, link: Link) {
+        assert!(self.there(link));
+        let at = self.fixture.now;
+        self.told.insert(link, Told { at, until: at + LEASE / 2 });
     }
 
     fn tags(&self, name: usize) -> Vec<u32> {
@@ -559,22 +823,26 @@ impl Client {
     }
 
     /// Everything of a repository that tags reach, and referrers whose subject may still come.
-    fn reachable(&self, name: usize) -> BTreeSet<u32> {
-        let here: Vec<u32> = MANIFESTS.filter(|n| self.there(name, *n)).collect();
+    fn reachable(&self, name: usize) -> BTreeSet<Link> {
+        let here: Vec<u32> = MANIFESTS.filter(|n| self.there((name, *n, true))).collect();
         let to_come = |n: &u32| {
-            let subject = self.shapes[*n as usize].subject;
-            subject.is_some_and(|subject| !self.there(name, subject)) && !self.met.contains(&(name, *n))
+            let subject = self.shape(*n).subject;
+            subject.is_some_and(|subject| !self.there((name, subject, true))) && !self.met.contains(&(name, *n))
         };
-        let mut open: Vec<u32> = self.tags(name);
-        open.extend(here.iter().copied().filter(to_come));
+        let tops = self.tags(name).into_iter().chain(here.iter().copied().filter(to_come));
+        let mut open: Vec<Link> = tops.map(|n| (name, n, true)).collect();
         let mut live = BTreeSet::new();
-        while let Some(n) = open.pop() {
-            if !self.there(name, n) || !live.insert(n) || BLOBS.contains(&n) {
+        while let Some(link) = open.pop() {
+            let (_, n, manifest) = link;
+            if !self.there(link) || !live.insert(link) || !manifest {
                 continue;
             }
-            let shape = &self.shapes[n as usize];
-            open.extend(shape.blobs.iter().chain(&shape.children));
-            open.extend(here.iter().filter(|other| self.shapes[**other as usize].subject == Some(n)));
+            // What is named stays as whatever it is there.
+            let shape = self.shape(n);
+            let named = shape.blobs.iter().copied().chain(shape.children.iter().map(|(child, _)| *child));
+            open.extend(named.flat_map(|n| [(name, n, true), (name, n, false)]));
+            let refers = here.iter().filter(|other| self.shape(**other).subject == Some(n));
+            open.extend(refers.map(|other| (name, *other, true)));
         }
         live
     }
@@ -583,10 +851,10 @@ impl Client {
         let response = self.fixture.run(command);
         for name in 0..NAMES.len() {
             for n in MANIFESTS {
-                let subject = self.shapes[n as usize].subject;
-                if !self.there(name, n) {
+                let subject = self.shape(n).subject;
+                if !self.there((name, n, true)) {
                     self.met.remove(&(name, n));
-                } else if subject.is_some_and(|subject| self.there(name, subject)) {
+                } else if subject.is_some_and(|subject| self.there((name, subject, true))) {
                     self.met.insert((name, n));
                 }
             }
@@ -594,19 +862,23 @@ impl Client {
         response
     }
 
-    fn head(&mut self, name: usize, n: u32, short: bool) {
+    fn head(&mut self, link: Link, short: bool) {
+        let (name, n, _) = link;
         if short {
             self.run(Command::RenewLeases { links: vec![(repository(NAMES[name]), digest(n))] });
         }
-        if self.there(name, n) {
-            self.tell(name, n);
+        if self.there(link) {
+            self.tell(link);
         }
     }
 
     fn put(&mut self, name: usize, n: u32, tag: Option<u8>) {
-        let shape = self.shapes[n as usize].clone();
+        let shape = self.shape(n).clone();
         let mut references: Vec<_> = shape.blobs.iter().map(|n| reference(*n, ReferenceKind::Layer)).collect();
-        references.extend(shape.children.iter().map(|n| reference(*n, ReferenceKind::Manifest)));
+        references.extend(shape.children.iter().map(|(child, required)| ManifestReference {
+            required: *required,
+            ..reference(*child, ReferenceKind::Manifest)
+        }));
         let put = PutManifest {
             repository: repository(NAMES[name]),
             references,
@@ -615,34 +887,55 @@ impl Client {
             ..manifest(n, &[], &[])
         };
         match self.run(Command::PutManifest(Box::new(put))) {
-            Response::ManifestStored { .. } => self.tell(name, n),
+            Response::ManifestStored { .. } => self.tell((name, n, true)),
             Response::Rejected(Rejection::BlobUnknown { digests }) => {
                 // Refused only for what no client was told of lately.
-                let named = shape.blobs.iter().chain(&shape.children);
-                for missing in named.filter(|named| digests.contains(&digest(**named))) {
-                    assert!(!self.is_promised(name, *missing), "{missing} was promised and is missing");
-                }
+                let children = shape.children.iter().filter(|(_, required)| *required).map(|(n, _)| (name, *n, true));
+                let mut missing = shape.blobs.iter().map(|n| (name, *n, false)).chain(children);
+                let broken = missing
+                    .find(|link| digests.contains(&digest(link.1)) && !self.there(*link) && self.is_promised(*link));
+                assert_eq!(broken, None, "was promised and is missing");
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn is_promised(&self, name: usize, n: u32) -> bool {
-        self.told.get(&(name, n)).is_some_and(|told| self.fixture.now < told + LEASE / 2)
+    fn is_promised(&self, link: Link) -> bool {
+        self.told.get(&link).is_some_and(|told| self.fixture.now < told.until)
+    }
+
+    fn open_sessions(&self, name: usize) -> Vec<UploadId> {
+        let name = repository(NAMES[name]);
+        let uploads = self.fixture.state.uploads();
+        uploads.filter(|(_, upload)| upload.closed.is_none() && upload.repository == name).map(|(id, _)| id).collect()
+    }
+
+    /// Lets time pass. A push that runs has been told of what lies there, up to the time to live of its session.
+    fn pass(&mut self, pause: u64) {
+        let (before, now) = (self.fixture.now, self.fixture.now + pause);
+        for name in 0..NAMES.len() {
+            if !self.open_sessions(name).is_empty() {
+                let promised = |(link, told): &(&Link, &mut Told)| link.0 == name && before < told.until;
+                for (_, told) in self.told.iter_mut().filter(promised) {
+                    told.until = told.until.max(now.min(told.at + TTL) + LEASE / 2);
+                }
+            }
+        }
+        self.fixture.now = now;
+        self.fixture.expire();
     }
 
     fn collect(&mut self, name: usize) {
-        let all = || MANIFESTS.chain(BLOBS).map(digest).collect::<Vec<_>>();
+        let all = || (MANIFESTS.start..BLOBS.end).map(digest).collect::<Vec<_>>();
         let repository = repository(NAMES[name]);
-        let before: BTreeSet<u32> = self.reachable(name);
+        let before = self.reachable(name);
         let (blobs, manifests, rules) = (all(), all(), self.rules);
         self.run(Command::Collect { repository, blobs, manifests, rules });
-        for n in before {
-            assert!(self.there(name, n), "{n} was reachable");
+        for link in before {
+            assert!(self.there(link), "{link:?} was reachable");
         }
-        let promised = MANIFESTS.chain(BLOBS).filter(|n| self.is_promised(name, *n));
-        for n in promised {
-            assert!(self.there(name, n), "{n} was promised");
+        for link in links(name).filter(|link| self.is_promised(*link)) {
+            assert!(self.there(link), "{link:?} was promised");
         }
     }
 
@@ -650,25 +943,25 @@ impl Client {
         match step {
             Step::Link(name, n) => {
                 self.fixture.link(NAMES[name], n);
-                self.tell(name, n);
+                self.tell((name, n, false));
             }
             Step::Mount(name, n) => {
                 let (from, repository, principal) = (NAMES[1 - name], repository(NAMES[name]), String::new());
                 let mount =
                     Command::MountBlob { from: from.parse().unwrap(), repository, digest: digest(n), principal };
                 if matches!(self.run(mount), Response::Mounted { .. }) {
-                    self.tell(name, n);
+                    self.tell((name, n, false));
                 }
             }
             Step::HeadBlob(name, n) => {
                 let (state, now) = (&self.fixture.state, LogTime(self.fixture.now));
                 let short = state.blob_lease_is_short(&repository(NAMES[name]), &digest(n), &self.rules, now);
-                self.head(name, n, short);
+                self.head((name, n, false), short);
             }
             Step::HeadManifest(name, n) => {
                 let (state, now) = (&self.fixture.state, LogTime(self.fixture.now));
                 let short = state.manifest_lease_is_short(&repository(NAMES[name]), &digest(n), &self.rules, now);
-                self.head(name, n, short);
+                self.head((name, n, true), short);
             }
             Step::Put(name, n, tag) => self.put(name, n, tag),
             Step::Untag(name, tag) => {
@@ -679,18 +972,35 @@ impl Client {
                 let command =
                     Command::DeleteManifest { repository: repository(NAMES[name]), digest: digest(n), sparse: false };
                 if self.run(command) == Response::Done {
-                    self.told.remove(&(name, n));
+                    self.told.remove(&(name, n, true));
                 }
             }
             Step::Unlink(name, n) => {
                 let command =
                     Command::UnlinkBlob { repository: repository(NAMES[name]), digest: digest(n), sparse: false };
                 if self.run(command) == Response::Done {
-                    self.told.remove(&(name, n));
+                    self.told.remove(&(name, n, false));
                 }
             }
+            Step::Begin(name) => {
+                self.sessions += 1;
+                self.fixture.begin(NAMES[name], self.sessions);
+            }
+            Step::End(name, blob) => self.end(name, blob),
             Step::Collect(name) => self.collect(name),
-            Step::Pass(pause) => self.fixture.now += pause,
+            Step::Pass(pause) => self.pass(pause),
+        }
+    }
+
+    fn end(&mut self, name: usize, blob: Option<u32>) {
+        let open = self.open_sessions(name);
+        let Some(session) = (1..=self.sessions).find(|n| open.contains(&UploadId::from_random(*n))) else { return };
+        match blob {
+            Some(n) => {
+                self.fixture.commit(NAMES[name], session, n);
+                self.tell((name, n, false));
+            }
+            None => self.fixture.cancel(NAMES[name], session),
         }
     }
 }
@@ -706,24 +1016,28 @@ proptest! {
     ) {
         let rules = if deletes { DELETE } else { KEEP };
         let fixture = Fixture::open();
-        let mut client = Client { fixture, shapes, rules, told: BTreeMap::new(), met: BTreeSet::new() };
+        let mut client =
+            Client { fixture, shapes, rules, told: BTreeMap::new(), met: BTreeSet::new(), sessions: 0 };
         for step in steps {
             client.step(step);
         }
         prop_assert_eq!(client.fixture.state.check(), vec![]);
+        prop_assert_eq!(marked(&client.fixture.state, 3), vec![]);
         for _ in 0..20 {
-            client.fixture.now += AGE;
+            client.pass(AGE);
             (0..NAMES.len()).for_each(|name| client.collect(name));
         }
         for name in 0..NAMES.len() {
-            let left: BTreeSet<u32> = MANIFESTS.chain(BLOBS).filter(|n| client.there(name, *n)).collect();
+            let left: BTreeSet<Link> = links(name).filter(|link| client.there(*link)).collect();
             if deletes {
                 prop_assert_eq!(left, client.reachable(name));
-            } else {
-                let manifests = left.iter().filter(|n| MANIFESTS.contains(n));
-                let named: BTreeSet<u32> = manifests.flat_map(|n| client.shapes[*n as usize].blobs.clone()).collect();
-                prop_assert!(left.iter().all(|n| MANIFESTS.contains(n) || named.contains(n)), "{:?}", left);
+                continue;
             }
+            let named = |n: u32| {
+                let mut manifests = left.iter().filter(|(_, _, manifest)| *manifest).map(|(_, by, _)| client.shape(*by));
+                manifests.any(|shape| shape.blobs.contains(&n) || shape.children.iter().any(|(child, _)| *child == n))
+            };
+            prop_assert!(left.iter().all(|(_, n, manifest)| *manifest || named(*n)), "{:?}", left);
         }
     }
 }

@@ -1,16 +1,31 @@
 //! Leases and collection (P23).
 //!
-//! Below feature level 2 nothing here happens, so that every binary that takes part keeps the same state.
+//! Below feature level 2 nothing here happens, and below 3 nothing of uploads, so that every binary that takes part keeps the
+//! same state.
 
 use super::{
     Answer, CollectionRules, Context, Digest, Fate, LogTime, ManifestLease, ManifestRecord, ReferenceKind,
-    RepositoryName, Response, State,
+    RepositoryName, Response, State, UploadEnd, UploadId,
 };
-use crate::meta::state::LEASES_LEVEL;
+use crate::meta::state::{LEASES_LEVEL, UPLOADS_LEVEL};
 
 impl State {
     fn keeps_leases(&self) -> bool {
         self.head.feature_level >= LEASES_LEVEL
+    }
+
+    /// Notes that a session is about to end, if it is open: the manifest of the push comes after it, so what else the
+    /// repository links is spared for a lease more.
+    pub(super) fn upload_ends(&mut self, context: Context, id: UploadId) {
+        let Some(upload) = self.uploads.get(&id).filter(|upload| upload.closed.is_none()) else { return };
+        let (name, ttl_ms) = (upload.repository.clone(), upload.ttl_ms);
+        let Some(repository) = self.repositories.get(&name).filter(|_| self.head.feature_level >= UPLOADS_LEVEL) else {
+            return;
+        };
+        // A longer time to live was promised to those that were told of links meanwhile.
+        let old = repository.upload_end.filter(|old| old.at.0.saturating_add(old.ttl_ms) > context.now.0);
+        let ttl_ms = old.map_or(ttl_ms, |old| old.ttl_ms.max(ttl_ms));
+        self.put_upload_end(&name, UploadEnd { at: context.now, ttl_ms });
     }
 
     /// Begins the leases of links anew; each that is gone stays gone.
@@ -61,6 +76,14 @@ impl State {
     fn release(&mut self, context: Context, name: &RepositoryName, record: &ManifestRecord, held_at: LogTime) {
         for reference in &record.references {
             let digest = &*reference.digest;
+            if self.head.feature_level >= UPLOADS_LEVEL {
+                // Named as either kind it was kept as both.
+                self.touch_manifest(name, digest, held_at);
+                if self.repositories.get(name).is_some_and(|repository| repository.named_at_all(digest).is_none()) {
+                    self.renew_blob(name, digest, context.now);
+                }
+                continue;
+            }
             match reference.kind {
                 ReferenceKind::Manifest => self.touch_manifest(name, digest, held_at),
                 ReferenceKind::Config | ReferenceKind::Layer => {

@@ -33,7 +33,7 @@ use super::command::{
 use super::query::{ManifestRecord, TagEvent, TagRecord, Upload};
 use super::reach::Fate;
 use super::state::{Repository, State};
-use super::tables::{BlobLink, ManifestLease, NodeRow, OutcomeRow, RepositoryRow};
+use super::tables::{BlobLink, ManifestLease, NodeRow, OutcomeRow, RepositoryRow, UploadEnd};
 
 /// How long a command may take from its making to its place in the log, in milliseconds of log time (P4).
 pub const COMMAND_LIFE_MS: u64 = 60_000;
@@ -157,7 +157,7 @@ impl State {
                 self.find_upload(*session, repository)?;
                 self.commit_upload(context, *session, last.as_ref(), (digest, *size))
             }
-            Command::CancelUpload { session, repository } => self.cancel_upload(*session, repository),
+            Command::CancelUpload { session, repository } => self.cancel_upload(context, *session, repository),
             Command::ExpireUploads { sessions } => Ok(self.expire_uploads(context, sessions)),
             Command::LinkBlob { repository, digest, size, principal: _ } => {
                 self.link_blob(context, repository, digest, *size)

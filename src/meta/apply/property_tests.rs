@@ -215,7 +215,7 @@ fn proposal(id: u128, at: u64, command: Command) -> Proposal {
 fn opened() -> State {
     let mut state = State::default();
     let form = Command::FormCluster { cluster: ClusterId(1), nodes_expected: 1 };
-    for (id, command) in [(1, form), (2, Command::OpenRegistry), (3, Command::RaiseFeatureLevel { level: 2 })] {
+    for (id, command) in [(1, form), (2, Command::OpenRegistry), (3, Command::RaiseFeatureLevel { level: 3 })] {
         assert_eq!(state.apply(id, &proposal(id.into(), 0, command)), Response::Done);
     }
     state
@@ -466,6 +466,16 @@ fn records_carry_their_drawn_number_and_a_version() {
         Command::LinkBlob { repository: "a".parse().unwrap(), digest: digest(1), size: 1, principal: String::new() },
         put(2),
         put(3),
+        Command::OpenUpload {
+            session: UploadId::from_random(2),
+            repository: "a".parse().unwrap(),
+            algorithm: Algorithm::Sha256,
+            holders: vec![],
+            principal: "other".to_owned(),
+            ttl_ms: 1,
+            sessions_max: 1,
+        },
+        Command::CancelUpload { session: UploadId::from_random(2), repository: "a".parse().unwrap() },
         Command::PutManifest(Box::new(PutManifest { tags: vec![], ..put_of(2) })),
     ];
     for (id, command) in (10..).zip(steps) {
@@ -482,7 +492,7 @@ fn records_carry_their_drawn_number_and_a_version() {
     }
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers, (0..=14).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..=15).collect::<Vec<_>>());
     assert!(matches!(decode_record(&[1, 99, 0]), Err(SnapshotError::Malformed { .. })));
     assert_eq!(decode_record(&[]), Err(malformed("empty")));
 }

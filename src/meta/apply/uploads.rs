@@ -111,6 +111,7 @@ impl State {
         let repository = upload.repository.clone();
         self.link(context, &repository, digest, size);
         self.clear_extents(id);
+        self.upload_ends(context, id);
         self.change_upload(id, |upload| {
             upload.length = size;
             upload.closed = Some(digest.clone());
@@ -119,11 +120,12 @@ impl State {
         Ok(committed)
     }
 
-    pub(super) fn cancel_upload(&mut self, id: UploadId, repository: &RepositoryName) -> Answer {
+    pub(super) fn cancel_upload(&mut self, context: Context, id: UploadId, repository: &RepositoryName) -> Answer {
         // A closed session is kept for the answer to a repeated `PUT`; to cancel, there is nothing left.
         if self.find_upload(id, repository)?.closed.is_some() {
             return Err(Rejection::UploadUnknown);
         }
+        self.upload_ends(context, id);
         self.remove_upload(id);
         Ok(Response::Done)
     }
@@ -132,6 +134,7 @@ impl State {
         for id in ids {
             // Used since the leader looked: spared.
             if self.uploads.get(id).is_some_and(|upload| upload.expires <= context.now) {
+                self.upload_ends(context, *id);
                 self.remove_upload(*id);
             }
         }
