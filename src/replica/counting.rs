@@ -10,6 +10,7 @@ use crate::oci::Digest;
 use crate::topology::{NodeId, NodeState};
 
 use super::fan_out::FanOut;
+use super::locate::Then;
 use super::{Error, Replicas};
 
 /// A holder's word is asked for again once this part of the period is over for which it pins what it said it holds.
@@ -91,7 +92,7 @@ impl Replicas {
     /// Whether a node, this one too, says it holds the blob, and pins it.
     pub(super) async fn stands_by(&self, node: NodeId, digest: &Digest, size: u64) -> bool {
         if node == self.me() {
-            return self.holds_here(digest, size).await == Some(true);
+            return self.holds_here(digest, size, Then::Keep).await == Some(true);
         }
         match self.local().client.has_blobs(node, &[(digest.clone(), size)], true).await {
             Ok(presence) => presence.present.first() == Some(&true),

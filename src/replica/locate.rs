@@ -15,7 +15,7 @@ const QUESTIONS_MAX: usize = 16;
 
 /// What a node that says it has a blob is to do then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
+pub(super) enum Then {
     /// Nothing: the blob is linked and stays so, and P22 looks after its copies.
     Nothing,
     /// Keep its copy for longer than a command may live that is made for its sake (P21).
@@ -66,7 +66,7 @@ impl Replicas {
     }
 
     /// Whether a copy lies here; `None` if the disk does not say (I12).
-    async fn holds_here(&self, digest: &Digest, size: u64, then: Then) -> Option<bool> {
+    pub(super) async fn holds_here(&self, digest: &Digest, size: u64, then: Then) -> Option<bool> {
         let blobs = &self.local().blobs;
         let holds = match then {
             Then::Nothing => blobs.has(digest, size).await,

@@ -120,16 +120,9 @@ impl Upkeep {
         let topology = state.topology();
         let stays = |node| topology.node(node).is_some_and(|record| record.state == NodeState::In);
         let begin = |node: &NodeId| {
-            let open = state.uploads().filter(|(_, upload)| {
-                let used = upload.expires.0.saturating_sub(upload.ttl_ms) >= used_since.0;
-                upload.closed.is_none() && used
-            });
-            let is_dead = self.0.parts.replicas.is_dead(*node);
-            let kept = open.filter(|(_, upload)| {
-                let extents = upload.extents.iter().map(|extent| extent.holders.as_slice());
-                keeps(&upload.holders, extents, (*node, is_dead))
-            });
-            (*node, Drain { began: state.applied(), uploads: kept.count() as u64, ..Drain::default() })
+            let open = state.uploads().map(|(_, upload)| upload);
+            let (uploads, idle_uploads) = uploads_through(open, (*node, self.0.parts.replicas.is_dead(*node)), now, &stays);
+            (*node, Drain { began: state.applied(), uploads, idle_uploads, ..Drain::default() })
         };
         let mut drains: Drains = leaving.iter().map(begin).collect();
         let mut after = None;
@@ -203,17 +196,30 @@ fn leaving(state: &State) -> Vec<NodeId> {
     plan.nodes.iter().filter(|(_, plan)| plan.leave == Leave::WhenEmpty).map(|(node, _)| *node).collect()
 }
 
-/// Whether an upload keeps a node from going: its bytes lie or will lie there. A dead node is waited for only where it
-/// alone has some of them; else the upload goes on with its other holders.
-fn keeps<'a>(
-    holders: &[NodeId],
-    mut extents: impl Iterator<Item = &'a [NodeId]>,
+/// Counts the open uploads that keep a leaving node, and those of them that are idle.
+///
+/// One that was used lately does if its bytes lie or will lie on the node; a dead node is waited for only where it alone has
+/// some of them, else the upload goes on with its other holders. An idle one may be abandoned, or its client may only pause:
+/// it does if the node has acknowledged bytes of it that are on no node that stays.
+fn uploads_through<'a>(
+    uploads: impl Iterator<Item = &'a Upload>,
     (node, is_dead): (NodeId, bool),
-) -> bool {
-    if is_dead {
-        return extents.any(|held_by| held_by == [node]);
+    now: LogTime,
+    stays: &dyn Fn(NodeId) -> bool,
+) -> (u64, u64) {
+    let (mut under_way, mut idle) = (0, 0);
+    for upload in uploads.filter(|upload| upload.closed.is_none()) {
+        let last_used = upload.expires.0.saturating_sub(upload.ttl_ms);
+        let mut parts_here = upload.extents.iter().filter(|part| part.holders.contains(&node));
+        if last_used < now.0.saturating_sub(UPLOAD_USED_MS) {
+            idle += u64::from(parts_here.any(|part| !part.holders.iter().any(|holder| stays(*holder))));
+        } else if is_dead {
+            under_way += u64::from(parts_here.any(|part| part.holders == [node]));
+        } else {
+            under_way += u64::from(upload.holders.contains(&node) || parts_here.next().is_some());
+        }
     }
-    holders.contains(&node) || extents.any(|held_by| held_by.contains(&node))
+    (under_way + idle, idle)
 }
 
 #[cfg(test)]
@@ -268,12 +274,66 @@ mod tests {
         assert_eq!(needs, BTreeMap::from([(NodeId(1), 10), (NodeId(2), 20)]));
     }
 
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+    /// An upload last used at this time whose extents lie on these nodes.
+    fn upload(used: u64, extents: &[&[u64]]) -> Upload {
+        let extent = |(n, holders): (usize, &&[u64])| HeldExtent {
+            id: ExtentId::from_random(n as u128),
+            offset: n as u64,
+            length: 1,
+            holders: holders.iter().copied().map(NodeId).collect(),
+        };
+        Upload {
+            repository: "a/b".parse().unwrap(),
+            algorithm: Algorithm::Sha256,
+            hash_state: HashState::initial(Algorithm::Sha256),
+            length: extents.len() as u64,
+            extents: extents.iter().enumerate().map(extent).collect(),
+            holders: vec![NodeId(1), NodeId(2)],
+            principal: "".into(),
+            ttl_ms: DAY_MS,
+            expires: LogTime(used + DAY_MS),
+            closed: None,
+        }
+    }
+
+    #[test]
+    fn an_idle_upload_keeps_a_node_that_has_bytes_which_are_on_no_node_that_stays() {
+        let now = LogTime(DAY_MS);
+        let through = |upload: &Upload, leaving: &[u64]| {
+            let stays = |node: NodeId| !leaving.contains(&node.0);
+            uploads_through(std::iter::once(upload), (NodeId(leaving[0]), false), now, &stays)
+        };
+        let idle = upload(DAY_MS - UPLOAD_USED_MS - 1, &[&[1, 2], &[1, 3]]);
+        assert_eq!(through(&idle, &[1]), (0, 0), "another holder of each stays");
+        assert_eq!(through(&idle, &[1, 2]), (1, 1), "the first is on leaving nodes alone");
+        assert_eq!(through(&idle, &[2, 1]), (1, 1));
+        assert_eq!(through(&idle, &[3, 2]), (0, 0));
+        // The first node is gone by now, and with it its copies.
+        let left = upload(0, &[&[1, 2]]);
+        assert_eq!(through(&left, &[2, 1]), (1, 1));
+        assert_eq!(through(&upload(0, &[]), &[1, 2]), (0, 0), "nothing to lose");
+        let closed = Upload { closed: Some(Digest::of(Algorithm::Sha256, b"")), ..left };
+        assert_eq!(through(&closed, &[2, 1]), (0, 0));
+    }
+
+    #[test]
+    fn an_upload_under_way_keeps_a_node_until_it_is_idle_by_the_running_time() {
+        let lately = upload(DAY_MS, &[&[1, 2]]);
+        let through = |now| uploads_through(std::iter::once(&lately), (NodeId(1), false), LogTime(now), &|node| node.0 != 1);
+        assert_eq!(through(DAY_MS + UPLOAD_USED_MS), (1, 0));
+        assert_eq!(through(DAY_MS + UPLOAD_USED_MS + 1), (0, 0));
+    }
+
     #[test]
     fn a_dead_node_is_not_waited_for_by_uploads_that_go_on_with_another_holder() {
-        let (gone, other) = (NodeId(3), NodeId(1));
-        let kept = |extents: &[&[NodeId]], is_dead| keeps(&[gone, other], extents.iter().copied(), (gone, is_dead));
-        assert!(kept(&[], false) && kept(&[&[gone, other]], false));
-        assert!(!kept(&[], true) && !kept(&[&[gone, other], &[other]], true));
-        assert!(kept(&[&[gone, other], &[gone]], true), "nobody else has its last bytes");
+        let through = |extents: &[&[u64]], is_dead| {
+            let upload = upload(DAY_MS, extents);
+            uploads_through(std::iter::once(&upload), (NodeId(1), is_dead), LogTime(DAY_MS), &|node| node.0 != 1)
+        };
+        assert_eq!((through(&[], false), through(&[&[1, 2]], false)), ((1, 0), (1, 0)));
+        assert_eq!((through(&[], true), through(&[&[1, 2], &[2]], true)), ((0, 0), (0, 0)));
+        assert_eq!(through(&[&[1, 2], &[1]], true), (1, 0), "nobody else has its last bytes");
     }
 }
