@@ -121,7 +121,8 @@ impl Upkeep {
         let stays = |node| topology.node(node).is_some_and(|record| record.state == NodeState::In);
         let begin = |node: &NodeId| {
             let open = state.uploads().map(|(_, upload)| upload);
-            let (uploads, idle_uploads) = uploads_through(open, (*node, self.0.parts.replicas.is_dead(*node)), now, &stays);
+            let (uploads, idle_uploads) =
+                uploads_through(open, (*node, self.0.parts.replicas.is_dead(*node)), now, &stays);
             (*node, Drain { began: state.applied(), uploads, idle_uploads, ..Drain::default() })
         };
         let mut drains: Drains = leaving.iter().map(begin).collect();
@@ -321,7 +322,8 @@ mod tests {
     #[test]
     fn an_upload_under_way_keeps_a_node_until_it_is_idle_by_the_running_time() {
         let lately = upload(DAY_MS, &[&[1, 2]]);
-        let through = |now| uploads_through(std::iter::once(&lately), (NodeId(1), false), LogTime(now), &|node| node.0 != 1);
+        let through =
+            |now| uploads_through(std::iter::once(&lately), (NodeId(1), false), LogTime(now), &|node| node.0 != 1);
         assert_eq!(through(DAY_MS + UPLOAD_USED_MS), (1, 0));
         assert_eq!(through(DAY_MS + UPLOAD_USED_MS + 1), (0, 0));
     }
