@@ -46,7 +46,6 @@ chaos: release ## A short run of every fault (root: mounts loop devices); about 
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) power-cuts --single 3 --all 3
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) full-disks
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) dying-holder --mebibytes 1024
-	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) zone-loss --blobs 40 --mebibytes 4 --small 300
 
 chaos-long: release ## What the README's figures come from: more kills and cuts, and memory under load (root).
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) kills --count 20

@@ -234,10 +234,11 @@ pub(super) async fn keep_record(meta: Meta, wanted: NodeDescription) {
     let me = meta.status().me;
     loop {
         let record = topology.borrow_and_update().node(me).cloned();
-        // A newer binary says so, or the agreed feature level would never rise (P8).
-        let is_newer = meta.local().node(me).is_some_and(|row| row.feature_level < FEATURE_LEVEL_MAX);
+        // A newer binary says so, or the agreed feature level would never rise; an older one that took its place says so,
+        // or the level would rise above what it knows (P8).
+        let is_other = meta.local().node(me).is_some_and(|row| row.feature_level != FEATURE_LEVEL_MAX);
         let differs = record.is_some_and(|record| {
-            is_newer
+            is_other
                 || (&record.zone, &record.region, &record.rpc_address, &record.api_url, record.weight)
                     != (&wanted.zone, &wanted.region, &wanted.rpc_address, &wanted.api_url, wanted.weight)
         });

@@ -56,7 +56,10 @@ pub(super) struct Backlog {
     entries: BTreeMap<Digest, Entry>,
     queued: BTreeMap<Rank, Digest>,
     waiting: BTreeSet<(Instant, Digest)>,
+    /// Missing bodies that somebody may have.
     bodies: BTreeSet<(u64, Digest)>,
+    /// Entries that could not be fetched when they were tried.
+    failed: usize,
     bytes: u64,
     places: u64,
 }
@@ -84,9 +87,8 @@ impl Backlog {
         let rank = self.rank(&want, news);
         let mut dropped = None;
         if self.entries.len() >= BACKLOG_MAX {
-            let last = self.queued.last_key_value().map(|(last, digest)| (*last, digest.clone()));
-            match last.filter(|(last, _)| rank < *last) {
-                Some((_, digest)) => dropped = self.settle(&digest),
+            match self.least(rank) {
+                Some(digest) => dropped = self.settle(&digest),
                 None => return Some(want),
             }
         }
@@ -97,6 +99,13 @@ impl Backlog {
         self.queued.insert(rank, want.digest.clone());
         self.entries.insert(want.digest.clone(), Entry { want, rank, state: EntryState::Queued, failures: 0 });
         dropped
+    }
+
+    /// What makes room for content of this rank: what failed and waits longest, else what is less urgent.
+    fn least(&self, rank: Rank) -> Option<Digest> {
+        let waiting = self.waiting.last().map(|(_, digest)| digest);
+        let less_urgent = || self.queued.last_key_value().filter(|(last, _)| rank < **last).map(|(_, digest)| digest);
+        waiting.or_else(less_urgent).cloned()
     }
 
     /// What was a blob may turn out to be a body too, and copies come and go.
@@ -135,6 +144,7 @@ impl Backlog {
         let entry = self.entries.remove(digest)?;
         self.bodies.remove(&(entry.want.index, digest.clone()));
         self.bytes -= entry.want.size;
+        self.failed -= usize::from(entry.failures > 0);
         match entry.state {
             EntryState::Queued => drop(self.queued.remove(&entry.rank)),
             EntryState::Waiting { until } => drop(self.waiting.remove(&(until, digest.clone()))),
@@ -143,14 +153,22 @@ impl Backlog {
         Some(entry.want)
     }
 
-    /// Puts content back that could not be fetched; it goes behind what has not failed.
-    pub(super) fn postpone(&mut self, digest: &Digest, now: Instant) {
+    /// Puts content back that could not be fetched; it goes behind what has not failed. What is lost, as every member says
+    /// for certain, is tried again too, but nobody waits for it.
+    pub(super) fn postpone(&mut self, digest: &Digest, is_lost: bool, now: Instant) {
         self.places += 1;
         let place = self.places;
         if let Some(entry) = self.entries.get_mut(digest).filter(|entry| entry.state == EntryState::Running) {
             let backoff = BACKOFF_MIN.saturating_mul(1 << entry.failures.min(10)).min(BACKOFF_MAX);
             let until = now + backoff;
+            self.failed += usize::from(entry.failures == 0);
             entry.failures += 1;
+            if is_lost {
+                entry.want.copies = 0;
+                self.bodies.remove(&(entry.want.index, digest.clone()));
+            } else if entry.want.body {
+                self.bodies.insert((entry.want.index, digest.clone()));
+            }
             entry.rank = Rank { old: true, place, ..entry.rank };
             entry.state = EntryState::Waiting { until };
             self.waiting.insert((until, digest.clone()));
@@ -172,9 +190,9 @@ impl Backlog {
         self.waiting.first().map(|(until, _)| *until)
     }
 
-    /// Whether a comparison finds room for most of what it finds.
+    /// Whether a comparison finds room for most of what it finds: what failed gives way to it.
     pub(super) fn has_room(&self) -> bool {
-        self.entries.len() < BACKLOG_MAX / 2
+        self.entries.len() - self.failed < BACKLOG_MAX / 2
     }
 
     pub(super) fn len(&self) -> usize {
@@ -239,7 +257,7 @@ mod tests {
         let mut now = Instant::now();
         for wait in [1, 2, 4] {
             assert_eq!(backlog.take(now), Some(body.clone()));
-            backlog.postpone(&body.digest, now);
+            backlog.postpone(&body.digest, false, now);
             assert_eq!(backlog.take(now), None);
             assert_eq!(backlog.next_due(), Some(now + Duration::from_secs(wait)));
             now += Duration::from_secs(wait);
@@ -250,6 +268,40 @@ mod tests {
         backlog.settle(&body.digest);
         assert_eq!((backlog.len(), backlog.missing_bodies(), backlog.bytes()), (0, 0, 0));
         assert_eq!(backlog.take(now), None);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_body_that_is_lost_until_somebody_may_have_it_again() {
+        let mut backlog = Backlog::default();
+        let (body, now) = (want("body", true), Instant::now());
+        backlog.add(body.clone(), false);
+        for (is_lost, first) in [(true, None), (false, Some(7))] {
+            backlog.hasten();
+            assert!(backlog.take(now).is_some_and(|taken| taken.digest == body.digest));
+            backlog.postpone(&body.digest, is_lost, now);
+            assert_eq!((backlog.len(), backlog.first_body()), (1, first));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_fetched_gives_way_to_what_may_be() {
+        let mut backlog = Backlog::default();
+        let now = Instant::now();
+        for n in 0..BACKLOG_MAX {
+            backlog.add(want(&n.to_string(), false), false);
+        }
+        assert!(!backlog.has_room());
+        while let Some(taken) = backlog.take(now) {
+            backlog.postpone(&taken.digest, true, now);
+        }
+        assert!(backlog.has_room());
+        let dropped = backlog.add(want("late", false), false);
+        assert!(dropped.is_some_and(|dropped| dropped.copies == 0));
+        assert_eq!((backlog.len(), backlog.take(now)), (BACKLOG_MAX, Some(want("late", false))));
+        for n in 0..BACKLOG_MAX {
+            backlog.settle(&want(&n.to_string(), false).digest);
+        }
+        assert_eq!((backlog.len(), backlog.failed), (1, 0));
     }
 
     #[test]

@@ -206,9 +206,10 @@ impl CatchUp {
         self.passed_over.bytes += dropped.size;
         if dropped.body {
             self.lose_track();
-        } else {
+        } else if dropped.copies > 0 {
             self.compare_again();
         }
+        // What is lost is looked for again when something changes, or at the next full comparison.
     }
 
     async fn lacks(&self, content: &Content) -> bool {
@@ -254,7 +255,7 @@ impl CatchUp {
                 let is_lost = matches!(error, Error::NoHolder { lost: true, .. });
                 tracing::debug!(%digest, %error, is_lost, "content could not be fetched yet");
                 self.last_error = Some(format!("{digest}: {error}"));
-                self.backlog.postpone(&digest, Instant::now());
+                self.backlog.postpone(&digest, is_lost, Instant::now());
             }
         }
     }

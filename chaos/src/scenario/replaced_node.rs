@@ -22,7 +22,7 @@ pub(crate) async fn replaced_node(setup: &Setup, scale: Scale) -> Result<()> {
     let old = lab.id(0, OLD).await?.context("the old node is no member")?;
     lab.cluster.kill(OLD).await?;
     let (dir, lost) = (lab.cluster.data_dir(OLD).to_owned(), lab.cluster.data_dir(OLD).with_extension("lost"));
-    std::fs::rename(&dir, &lost)?;
+    rustix::fs::rename(&dir, &lost)?;
     lab.join(0, NEW).await?;
     let new = lab.id(0, NEW).await?.context("the new node is no member")?;
     ensure!(new > old, "an id was used twice: {old}, {new}");
@@ -36,7 +36,7 @@ pub(crate) async fn replaced_node(setup: &Setup, scale: Scale) -> Result<()> {
     replaced?;
     ensure!(lab.id(0, OLD).await?.is_none(), "the old node is still a member");
     let lab = lab.finish(ledger, &countdown?).await?;
-    std::fs::rename(&lost, &dir)?;
+    rustix::fs::rename(&lost, &dir)?;
     stays_out(lab, old).await
 }
 

@@ -207,12 +207,13 @@ async fn change_votes(
         return Ok((answer, format!("agreed: {names}")));
     }
     let role = if what == "add" { "voter" } else { "learner" };
-    watch(client, &several.wait.target, |status| {
+    let outcome = watch(client, &several.wait.target, |status| {
         let done = |id: &u64| node_of(status, *id).is_none_or(|node| node["role"] == role);
-        ids.iter().all(done).then(String::new).ok_or_else(|| format!("waiting for {names} to become {role}"))
-    })
-    .await?;
-    Ok((answer, format!("{names}: {role}")))
+        let all = ids.iter().all(done).then(|| format!("{names}: {role}"));
+        all.ok_or_else(|| format!("waiting for {names} to become {role}"))
+    });
+    let outcome = outcome.await?;
+    Ok((answer, outcome))
 }
 
 /// Follows a node until it is gone.
@@ -220,14 +221,19 @@ async fn leave(client: &Client, wait: &Wait, node: u64, answer: Value) -> Result
     if wait.no_wait {
         return Ok((answer, format!("agreed: node {node} leaves; `cluster status` shows how far it is")));
     }
-    watch(client, &wait.target, |status| match node_of(status, node) {
-        None => Ok(String::new()),
-        // Another operator let it stay.
-        Some(here) if here["plan"]["leaves"].is_null() => Ok("it stays".to_owned()),
+    let outcome = watch(client, &wait.target, |status| left(status, node)).await?;
+    Ok((answer, outcome))
+}
+
+/// What became of a node that was to leave, or else how far it is.
+fn left(status: &Value, node: u64) -> Result<String, String> {
+    match node_of(status, node) {
+        None => Ok(format!("node {node} is no member any more; it can be stopped and its data directory removed")),
+        Some(here) if here["plan"]["leaves"].is_null() => {
+            Ok(format!("node {node} stays: another operator decided so meanwhile"))
+        }
         Some(here) => Err(progress(here)),
-    })
-    .await?;
-    Ok((answer, format!("node {node} is no member any more; it can be stopped and its data directory removed")))
+    }
 }
 
 fn node_of(status: &Value, id: u64) -> Option<&Value> {
@@ -267,12 +273,12 @@ fn progress(node: &Value) -> String {
     line
 }
 
-/// Looks again and again until `judge` is content, and shows what it says meanwhile.
+/// Looks again and again until `judge` says what came of it, and shows what it says meanwhile.
 async fn watch(
     client: &Client,
     target: &Target,
     judge: impl Fn(&Value) -> Result<String, String>,
-) -> Result<(), Failed> {
+) -> Result<String, Failed> {
     let quiet = target.output == Output::Json;
     let mut last = String::new();
     let mut silent = 0;
@@ -280,9 +286,12 @@ async fn watch(
         match fetch_status(client).await {
             Ok(status) => {
                 silent = 0;
-                let Err(line) = judge(&status) else {
-                    print::clear_progress();
-                    return Ok(());
+                let line = match judge(&status) {
+                    Ok(outcome) => {
+                        print::clear_progress();
+                        return Ok(outcome);
+                    }
+                    Err(line) => line,
                 };
                 if line != last && !quiet {
                     print::progress(&line);
@@ -326,6 +335,13 @@ async fn confirm_losses(client: &Client, node: u64, yes: bool) -> Result<(), Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_stays_after_all_is_not_called_gone() {
+        let status = json!({ "nodes": [{ "id": 3, "name": "n3", "role": "voter", "plan": { "leaves": null } }] });
+        assert_eq!(left(&status, 3), Ok("node 3 stays: another operator decided so meanwhile".to_owned()));
+        assert!(left(&status, 4).is_ok_and(|said| said.contains("is no member any more")));
+    }
 
     #[test]
     fn a_leaving_node_is_shown_with_what_it_waits_for() {

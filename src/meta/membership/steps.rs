@@ -117,6 +117,10 @@ impl Situation {
         let new = self.candidate(voters)?;
         let mut swapped = rest.clone();
         swapped.insert(new);
+        if rest.is_empty() {
+            // The only voter leads, and can hand over to a voter alone: the new one votes beside it first.
+            swapped.insert(*old);
+        }
         let heard = swapped.iter().filter(|id| self.heard.contains(id)).count();
         let complete = rest.iter().all(|id| !self.keeps_vote(*id) || self.complete.contains(id));
         (complete && heard * 2 > swapped.len()).then_some(swapped)
@@ -349,6 +353,13 @@ mod tests {
         check(&voteless, Some(Step::RemoveNode(3)));
         voteless.complete.remove(&4);
         check(&voteless, None);
+    }
+
+    #[test]
+    fn the_only_voter_gives_its_vote_up_by_way_of_two() {
+        let alone = situation("ab", &[1]).ready(&[2]).plan(1, leaves(Leave::WhenEmpty));
+        check_voters(&alone, &[1, 2]);
+        check_voters(&situation("ab", &[1, 2]).plan(1, leaves(Leave::WhenEmpty)), &[2]);
     }
 
     #[test]
