@@ -39,6 +39,8 @@ async fn a_holder_that_lost_its_copy_while_others_made_theirs_does_not_count() {
         eventually("the first copy", || lab.node(1).has(&digest, &bytes)).await;
         // What the reaper does when the pin is over: nothing links the blob yet.
         std::fs::remove_file(lab.node(1).path(&digest)).unwrap();
+        // Its word is asked for again while the others are at work, and the copy made anew.
+        eventually("another first copy", || lab.node(1).has(&digest, &bytes)).await;
         for slow in [2, 3] {
             lab.node(slow).wire.carry.send_replace(Carry::Open);
         }
