@@ -59,3 +59,4 @@ chaos-long: release ## What the README's figures come from: more kills and cuts,
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) join
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) full-load --minutes 60
 	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) memory --streams 64 --mebibytes 1024
+	$(CHAOS) --rafthold $(RAFTHOLD) --seed $(SEED) million --manifests 1000000 --links 3000000

@@ -104,6 +104,14 @@ enum Scenario {
         #[arg(long, default_value_t = 1024)]
         mebibytes: usize,
     },
+    /// Measures nodes whose agreed state is large: memory, start, snapshots, catch-up, and what requests cost (some 7 GB of disk).
+    Million {
+        #[arg(long, default_value_t = 1_000_000)]
+        manifests: usize,
+        /// Blobs linked in repositories.
+        #[arg(long, default_value_t = 3_000_000)]
+        links: usize,
+    },
     /// Pushes, mounts, retags, deletes and pulls while collection runs; then looks for lost and for leftover bytes.
     Soak {
         /// How long clients run.
@@ -135,6 +143,7 @@ async fn run(arguments: &Arguments, dir: PathBuf) -> Result<()> {
         Scenario::FullLoad { minutes } => scenario::full_load(&setup, minutes).await,
         Scenario::SlowClients { clients } => scenario::slow_clients(&setup, clients).await,
         Scenario::Memory { streams, mebibytes } => scenario::memory(&setup, streams, mebibytes).await,
+        Scenario::Million { manifests, links } => scenario::million(&setup, manifests, links).await,
         Scenario::Soak { minutes, every, kills } => scenario::soak(&setup, (minutes, every), kills).await,
     }
 }

@@ -97,30 +97,32 @@ impl BlobStore {
     ///
     /// [`Error::Io`] if the disk cannot be asked.
     pub async fn has(&self, digest: &Digest, size: u64) -> Result<bool> {
-        let (shared, wanted) = (Arc::clone(&self.shared), digest.clone());
-        let found = blocking(move || {
-            let path = shared.layout.blob(&wanted);
-            match fs::metadata(&path) {
-                Ok(metadata) => Ok(Some(metadata.len())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    shared.strike_if_missing(&wanted);
-                    Ok(None)
+        let here = self.has_each(&[(digest.clone(), size)]).await?;
+        Ok(here == [true])
+    }
+
+    /// Says the same of many blobs, in their order: one step on a thread for blocking work, not one each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if one of them cannot be looked at.
+    pub async fn has_each(&self, blobs: &[(Digest, u64)]) -> Result<Vec<bool>> {
+        let (shared, wanted) = (Arc::clone(&self.shared), blobs.to_vec());
+        let found = blocking(move || wanted.iter().map(|(digest, _)| shared.size_here(digest)).collect());
+        let found: Vec<Option<u64>> = found.await?;
+        let mut here = Vec::with_capacity(found.len());
+        for (found, (digest, size)) in found.into_iter().zip(blobs) {
+            here.push(match found {
+                Some(there) if there == *size => true,
+                None => false,
+                Some(_) => {
+                    let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
+                    let (shared, digest, size) = (Arc::clone(&self.shared), digest.clone(), *size);
+                    blocking(move || shared.look(&held, &digest, size)).await?
                 }
-                // Of no size it could have: the closer look sets it aside.
-                Err(error) if is_damage(&error) => Ok(Some(u64::MAX)),
-                Err(source) => Err(Error::Io { doing: "look at", path, source }),
-            }
-        })
-        .await?;
-        match found {
-            Some(there) if there == size => Ok(true),
-            None => Ok(false),
-            Some(_) => {
-                let held = self.shared.locks.lock(Item::Blob(digest.clone())).await;
-                let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
-                blocking(move || shared.look(&held, &digest, size)).await
-            }
+            });
         }
+        Ok(here)
     }
 
     /// Says "I hold it" if so: under the digest's lock, durable, and pinned against deletion for one period (P21).
@@ -190,6 +192,21 @@ enum Whole {
 }
 
 impl Shared {
+    /// The length of a blob's file, if there is one; what only the index has is struck out of it.
+    fn size_here(&self, digest: &Digest) -> Result<Option<u64>> {
+        let path = self.layout.blob(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.strike_if_missing(digest);
+                Ok(None)
+            }
+            // Of no size it could have: the closer look sets it aside.
+            Err(error) if is_damage(&error) => Ok(Some(u64::MAX)),
+            Err(source) => Err(Error::Io { doing: "look at", path, source }),
+        }
+    }
+
     fn open_source(&self, digest: &Digest, size: u64) -> Result<Opened> {
         let path = self.layout.blob(digest);
         let file = match File::open(&path) {

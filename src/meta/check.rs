@@ -100,7 +100,8 @@ impl State {
         for ((_, ours), (_, theirs)) in self.repositories.iter().zip(rebuilt.repositories.iter()) {
             same(ours.tags_of == theirs.tags_of, "repositories[].tags_of");
             same(ours.referrers == theirs.referrers, "repositories[].referrers");
-            same(ours.named == theirs.named, "repositories[].named");
+            same(ours.named_blobs == theirs.named_blobs, "repositories[].named_blobs");
+            same(ours.named_manifests == theirs.named_manifests, "repositories[].named_manifests");
             same(ours.deleted_tags == theirs.deleted_tags, "repositories[].deleted_tags");
         }
     }

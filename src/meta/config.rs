@@ -105,7 +105,8 @@ impl Config {
             max_append_entries: Some(1024),
             // A follower gets a snapshot only when the log it needs is purged.
             replication_lag_threshold: u64::MAX / 4,
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            // `maintenance.rs` says when one is due: openraft would write all of a large state again and again.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
             // The log is purged by `maintenance.rs`, to the older of two snapshots (P9).
             max_in_snapshot_log_to_keep: u64::MAX / 4,
             // A WAN link of 1 MiB/s moves a GiB in this time; progress is watched beside it.

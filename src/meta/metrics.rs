@@ -23,6 +23,9 @@ pub struct Metrics {
     proposals: Counter,
     proposals_unavailable: Counter,
     log_sync_seconds: Histogram,
+    snapshots: Counter,
+    snapshot_seconds: Gauge<f64, AtomicU64>,
+    snapshot_bytes: Gauge,
     last_term: Arc<AtomicU64>,
     last_leads: Arc<AtomicI64>,
 }
@@ -38,6 +41,9 @@ impl Default for Metrics {
             proposals: Counter::default(),
             proposals_unavailable: Counter::default(),
             log_sync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            snapshots: Counter::default(),
+            snapshot_seconds: Gauge::default(),
+            snapshot_bytes: Gauge::default(),
             last_term: Arc::default(),
             last_leads: Arc::default(),
         }
@@ -66,6 +72,19 @@ impl Metrics {
             Unit::Seconds,
             it.log_sync_seconds.clone(),
         );
+        registry.register("meta_snapshots", "Snapshots written by this node", it.snapshots.clone());
+        registry.register_with_unit(
+            "meta_snapshot",
+            "Time that writing the last snapshot took",
+            Unit::Seconds,
+            it.snapshot_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "meta_snapshot",
+            "Size of the last snapshot written",
+            Unit::Bytes,
+            it.snapshot_bytes.clone(),
+        );
         it
     }
 
@@ -79,6 +98,12 @@ impl Metrics {
 
     pub(super) fn synced(&self, took: Duration) {
         self.log_sync_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn snapshot_written(&self, took: Duration, size_bytes: u64) {
+        self.snapshots.inc();
+        self.snapshot_seconds.set(took.as_secs_f64());
+        self.snapshot_bytes.set(i64::try_from(size_bytes).unwrap_or(i64::MAX));
     }
 
     pub(super) fn observe(&self, raft: &RaftMetrics, me: u64) {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::topology::ClusterId;
 
 use super::State;
-use super::snapshot::{self, Header};
+use super::snapshot::Header;
+use super::snapshot_file;
 use super::types::{Payload, decode_entry};
 use super::wal::{self, EntryId, Place, Recovered};
 
@@ -85,7 +86,7 @@ impl Offline {
         paths.sort();
         let mut good = Vec::new();
         for path in paths {
-            match snapshot::load(&path, cluster) {
+            match snapshot_file::load(&path, cluster) {
                 Ok((header, state)) => {
                     self.snapshots.push(last_index(&header));
                     good.push((header, state));

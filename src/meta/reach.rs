@@ -196,9 +196,7 @@ impl Repository {
                 }
                 open.push(subject);
             }
-            let named = self.named.iter_after(|named| *named.digest < *digest).map(|(named, ())| named);
-            let named = named.take_while(|named| *named.digest == *digest).take(NAMES_MAX);
-            open.extend(named.map(|named| &*named.by));
+            open.extend(self.namers(digest, false).chain(self.namers(digest, true)).take(NAMES_MAX));
         }
         standing
     }

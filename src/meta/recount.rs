@@ -234,9 +234,9 @@ impl Recount {
     ) {
         for reference in &record.references {
             let as_manifest = reference.kind == ReferenceKind::Manifest;
-            let named = Named { digest: Arc::clone(&reference.digest), as_manifest, by: Arc::clone(manifest) };
+            let named = Named { digest: Arc::clone(&reference.digest), by: Arc::clone(manifest) };
             let (name, manifest, digest) = (name.clone(), Digest::clone(manifest), Digest::clone(&reference.digest));
-            if !repository.named.contains(&named) {
+            if !repository.named(as_manifest).contains(&named) {
                 self.tell(Miscount::Named { repository: name, manifest, digest });
                 continue;
             }

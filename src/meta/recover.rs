@@ -16,7 +16,7 @@ use super::log_memory::CacheLimits;
 use super::log_space::LogSpace;
 use super::log_store::{LogLimits, LogStore};
 use super::snapshot::SnapshotDir;
-use super::types::{Entry, Logged, Members, Payload, Vote};
+use super::types::{Entry, Logged, Members, Payload, StoredMembership, Vote};
 use super::wal::{self, Ballot, EntryId};
 use super::{FEATURE_LEVEL_MAX, StartError, State};
 
@@ -40,20 +40,22 @@ pub struct Remains {
     pub state_hash: u128,
 }
 
-/// An opened data directory.
-struct Survivor {
-    log: LogStore,
-    state: State,
-    last: EntryId,
+/// An opened data directory, with all of its log applied.
+pub(super) struct Survivor {
+    pub(super) log: LogStore,
+    pub(super) snapshots: SnapshotDir,
+    pub(super) state: State,
+    pub(super) membership: StoredMembership,
+    pub(super) last: EntryId,
     ballot: Option<Ballot>,
 }
 
-fn broken(reason: impl std::fmt::Display) -> StartError {
+pub(super) fn broken(reason: impl std::fmt::Display) -> StartError {
     StartError::Raft { reason: reason.to_string() }
 }
 
 /// Opens log and snapshots and replays all of the log.
-async fn open(data_dir: &Path, cluster: ClusterId) -> Result<Survivor, StartError> {
+pub(super) async fn open(data_dir: &Path, cluster: ClusterId) -> Result<Survivor, StartError> {
     let dir = data_dir.to_owned();
     let config = Config::default();
     let limits = LogLimits {
@@ -65,14 +67,14 @@ async fn open(data_dir: &Path, cluster: ClusterId) -> Result<Survivor, StartErro
         if !wal::is_there(&log_dir)? {
             return Err(StartError::LogGone { dir: log_dir });
         }
-        let (_, loaded) = SnapshotDir::open(&dir.join("snapshots"), cluster)?;
+        let (snapshots, loaded) = SnapshotDir::open(&dir.join("snapshots"), cluster)?;
         let space = std::sync::Arc::new(LogSpace::unreserved(&log_dir));
-        Ok((LogStore::open(&log_dir, limits, &space, |_| {})?, loaded))
+        Ok((LogStore::open(&log_dir, limits, &space, |_| {})?, snapshots, loaded))
     });
-    let (mut log, loaded) = opened.await.map_err(broken)??;
-    let (from, mut state) = match loaded {
-        Some((header, state)) => (header.last.map_or(0, |last| last.index + 1), state),
-        None => (0, State::default()),
+    let (mut log, snapshots, loaded) = opened.await.map_err(broken)??;
+    let (from, mut state, mut membership) = match loaded {
+        Some((header, state)) => (header.last.map_or(0, |last| last.index + 1), state, header.membership()),
+        None => (0, State::default(), StoredMembership::default()),
     };
     if let Some(purged) = log.purged().filter(|purged| from <= purged.index) {
         return Err(StartError::SnapshotLost { purged: purged.index });
@@ -85,6 +87,9 @@ async fn open(data_dir: &Path, cluster: ClusterId) -> Result<Survivor, StartErro
         let end = (next + PAGE).min(last.index + 1);
         for entry in reader.try_get_log_entries(next..end).await.map_err(broken)? {
             replay(&mut state, &entry);
+            if let Payload::Membership(members) = &entry.payload {
+                membership = StoredMembership::new(Some(entry.log_id), members.clone());
+            }
         }
         next = end;
     }
@@ -92,7 +97,7 @@ async fn open(data_dir: &Path, cluster: ClusterId) -> Result<Survivor, StartErro
         return Err(broken("the cluster has raised its feature level above what this binary knows"));
     }
     let ballot = reader.read_vote().await.map_err(broken)?.map(|vote| Ballot::from(&vote));
-    Ok(Survivor { log, state, last, ballot })
+    Ok(Survivor { log, snapshots, state, membership, last, ballot })
 }
 
 fn replay(state: &mut State, entry: &Entry) {
@@ -132,7 +137,7 @@ pub async fn take_over(
     (cluster, me): (ClusterId, NodeId),
     random: impl Fn() -> u128,
 ) -> Result<(), StartError> {
-    let Survivor { mut log, state, last, ballot } = open(data_dir, cluster).await?;
+    let Survivor { mut log, state, last, ballot, .. } = open(data_dir, cluster).await?;
     if state.node(me).is_none() {
         return Err(broken(format!("node {me} was removed from the cluster: recover another one")));
     }

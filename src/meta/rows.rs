@@ -92,6 +92,15 @@ impl State {
         self.contents.get_entry(digest).map_or_else(|| Arc::new(digest.clone()), |(shared, _)| Arc::clone(shared))
     }
 
+    /// The same for what a manifest names: mostly in the small tables of its repository, not a cache miss at every step.
+    fn shared_near(&self, repository: Option<&Repository>, digest: &Digest) -> Arc<Digest> {
+        let near = repository.and_then(|repository| {
+            let blob = repository.blobs.get_entry(digest).map(|(shared, _)| shared);
+            blob.or_else(|| repository.manifests.get_entry(digest).map(|(shared, _)| shared))
+        });
+        near.map_or_else(|| self.shared(digest), Arc::clone)
+    }
+
     /// Puts the row of content that nothing links yet.
     pub(super) fn put_content(&mut self, digest: &Digest, row: ContentRow) {
         let shared = Arc::new(digest.clone());
@@ -210,6 +219,9 @@ impl State {
     /// Puts a blob link that `contents` counts already.
     pub(super) fn put_counted_blob(&mut self, name: &RepositoryName, digest: &Digest, link: BlobLink) {
         let shared = self.shared(digest);
+        // The name as the table has it: a copy of the text for each link would be a tenth of a large state.
+        let Some((name, _)) = self.repositories.get_entry(name) else { return };
+        let name = &name.clone();
         let Some(repository) = self.repositories.get_mut(name) else { return };
         self.sum.add(&Record::Blob(name.clone(), digest.clone(), link));
         if let Some(old) = repository.blobs.insert(Arc::clone(&shared), link) {
@@ -246,8 +258,8 @@ impl State {
         let record = Arc::new(record);
         let Some(repository) = self.repositories.get_mut(name) else { return };
         self.sum.add(&Record::Manifest(name.clone(), digest.clone(), Arc::clone(&record)));
-        for named in names(&by, &record) {
-            repository.named.insert(named, ());
+        for (as_manifest, named) in names(&by, &record) {
+            repository.named_mut(as_manifest).insert(named, ());
         }
         if let Some(subject) = &record.subject {
             repository.referrers.insert((Arc::clone(subject), Arc::clone(&by)), ());
@@ -258,13 +270,14 @@ impl State {
     /// Replaces what a new record has in common with others by what they have: digests that are content, and texts of
     /// the repository's first manifest, as its manifests are mostly of one type and by one principal.
     fn share(&self, name: &RepositoryName, record: &mut ManifestRecord) {
+        let repository = self.repositories.get(name);
         for reference in &mut record.references {
-            reference.digest = self.shared(&reference.digest);
+            reference.digest = self.shared_near(repository, &reference.digest);
         }
         if let Some(subject) = &mut record.subject {
-            *subject = self.shared(subject);
+            *subject = self.shared_near(repository, subject);
         }
-        let first = self.repositories.get(name).and_then(|repository| repository.manifests.iter().next());
+        let first = repository.and_then(|repository| repository.manifests.iter().next());
         if let Some((_, first)) = first {
             if record.media_type == first.media_type {
                 record.media_type = first.media_type.clone();
@@ -286,8 +299,8 @@ impl State {
         if let Some(lease) = repository.leases.remove(digest) {
             self.sum.subtract(&Record::Lease(name.clone(), digest.clone(), lease));
         }
-        for named in names(&by, &record) {
-            repository.named.remove(&named);
+        for (as_manifest, named) in names(&by, &record) {
+            repository.named_mut(as_manifest).remove(&named);
         }
         if let Some(subject) = &record.subject {
             repository.referrers.remove(&(Arc::clone(subject), by));
@@ -307,12 +320,11 @@ impl State {
     }
 }
 
-/// What a manifest names, as rows of `named`.
-fn names<'a>(by: &'a Arc<Digest>, record: &'a ManifestRecord) -> impl Iterator<Item = Named> + 'a {
-    record.references.iter().map(|reference| Named {
-        digest: Arc::clone(&reference.digest),
-        as_manifest: reference.kind == ReferenceKind::Manifest,
-        by: Arc::clone(by),
+/// What a manifest names, as rows of `named_manifests` and `named_blobs`.
+fn names<'a>(by: &'a Arc<Digest>, record: &'a ManifestRecord) -> impl Iterator<Item = (bool, Named)> + 'a {
+    record.references.iter().map(|reference| {
+        let as_manifest = reference.kind == ReferenceKind::Manifest;
+        (as_manifest, Named { digest: Arc::clone(&reference.digest), by: Arc::clone(by) })
     })
 }
 
@@ -325,8 +337,9 @@ impl State {
         tag: &Tag,
         record: Arc<TagRecord>,
     ) -> Option<Arc<TagRecord>> {
-        let shared = self.shared(&record.digest);
+        let shared = self.shared_near(self.repositories.get(name), &record.digest);
         let repository = self.repositories.get_mut(name)?;
+        let record = repository.share_principal(record);
         self.sum.add(&Record::Tag(name.clone(), tag.clone(), Arc::clone(&record)));
         repository.tags_of.insert((shared, tag.clone()), ());
         let digest = record.digest.clone();

@@ -1,29 +1,25 @@
-//! Snapshots as files: written beside, synced, renamed; verified whole before anything is taken from them.
+//! The snapshots of a node: written beside, synced, renamed; two are kept, and the log is purged only to the older (P9).
 //!
-//! A file is a run of frames (`disk::encode_frame`): a header, the state's records, a trailer with their count and the
-//! checksum of everything before it. Two are kept; the log is purged only to the older (P9).
+//! What a file looks like, and how it is read, says `snapshot_file.rs`.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use crate::disk::{FRAME_HEADER_BYTES, create_dir_durable, decode_frame, encode_frame, rename_durable, sync_dir};
+use crate::disk::{create_dir_durable, rename_durable, sync_dir};
 use crate::topology::ClusterId;
 
+use super::snapshot_file::{Frames, load, write_file};
 use super::types::{LogId, Members, SnapshotMeta, StoredMembership};
 use super::wal::EntryId;
-use super::{SnapshotError, State, StateBuilder, decode_record, encode_record};
+use super::{SnapshotError, State};
 
-const FORMAT: u8 = 1;
-const HEADER: u8 = b'H';
-const RECORD: u8 = b'R';
-const TRAILER: u8 = b'T';
-/// No record is longer: a length beyond it is damage.
-const RECORD_BYTES_MAX: usize = 64 << 20;
 const KEPT: usize = 2;
 
 /// Says why a snapshot cannot be written, or must not be used.
@@ -85,7 +81,7 @@ pub(super) struct Header {
     pub(super) last: Option<EntryId>,
     membership_at: Option<EntryId>,
     members: Members,
-    state_hash: u128,
+    pub(super) state_hash: u128,
 }
 
 impl Header {
@@ -139,6 +135,18 @@ pub(super) struct SnapshotDir {
     kept: Mutex<Vec<(Header, SnapshotFile)>>,
     /// Files received so far by this process.
     attempts: AtomicU64,
+    /// The last one this process has written.
+    written: Mutex<Option<Written>>,
+}
+
+/// A snapshot that was written here, for those who pace and count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Written {
+    /// The last log index it holds.
+    pub(super) index: u64,
+    pub(super) size_bytes: u64,
+    pub(super) took: Duration,
+    pub(super) ended: Instant,
 }
 
 impl SnapshotDir {
@@ -190,7 +198,15 @@ impl SnapshotDir {
                 Err(error) => return Err(error),
             }
         }
-        Ok((Self { dir: dir.to_owned(), kept: Mutex::new(kept), attempts: AtomicU64::new(0) }, newest))
+        Ok((
+            Self {
+                dir: dir.to_owned(),
+                kept: Mutex::new(kept),
+                attempts: AtomicU64::new(0),
+                written: Mutex::default(),
+            },
+            newest,
+        ))
     }
 
     /// Writes a snapshot of `state` and keeps it; blocks.
@@ -199,6 +215,7 @@ impl SnapshotDir {
     ///
     /// [`Error::Io`]; nothing is left behind but a file that the next start clears.
     pub(super) fn write(&self, state: &State, header: Header) -> Result<SnapshotFile, Error> {
+        let began = Instant::now();
         let path = self.dir.join(header.file_name());
         let beside = path.with_extension("new");
         let at = |source| Error::Io { path: beside.clone(), source };
@@ -208,7 +225,16 @@ impl SnapshotDir {
             fs::remove_file(&beside).ok();
             return Err(at(error));
         }
-        self.keep(header, &path)
+        let index = header.last.map_or(0, |last| last.index);
+        let file = self.keep(header, &path)?;
+        let written = Written { index, size_bytes: file.size_bytes, took: began.elapsed(), ended: Instant::now() };
+        *self.written.lock().expect("no panic while held") = Some(written);
+        Ok(file)
+    }
+
+    /// Returns what is known of the last snapshot that this process wrote.
+    pub(super) fn last_written(&self) -> Option<Written> {
+        *self.written.lock().expect("no panic while held")
     }
 
     /// Takes in a received and verified file under its final name; blocks.
@@ -283,144 +309,6 @@ impl Drop for Incoming {
             // If it cannot be, the next start clears it.
             fs::remove_file(&self.path).ok();
         }
-    }
-}
-
-/// Counts and checksums what goes through.
-struct Summing<W> {
-    inner: W,
-    checksum: u32,
-}
-
-impl<W: Write> Summing<W> {
-    fn frame(&mut self, scratch: &mut Vec<u8>, kind: u8, body: &[u8]) -> io::Result<()> {
-        let mut record = Vec::with_capacity(body.len() + 1);
-        record.push(kind);
-        record.extend_from_slice(body);
-        scratch.clear();
-        encode_frame(scratch, &record);
-        self.checksum = crc32c::crc32c_append(self.checksum, scratch);
-        self.inner.write_all(scratch)
-    }
-}
-
-fn write_file(path: &Path, state: &State, header: &Header) -> io::Result<()> {
-    let mut out = Summing { inner: BufWriter::with_capacity(1 << 20, File::create(path)?), checksum: 0 };
-    let mut scratch = Vec::new();
-    let encoded = postcard::to_extend(header, vec![FORMAT]).expect("a header always encodes");
-    out.frame(&mut scratch, HEADER, &encoded)?;
-    let mut count = 0u64;
-    for record in state.records() {
-        out.frame(&mut scratch, RECORD, &encode_record(&record))?;
-        count += 1;
-    }
-    let mut trailer = count.to_le_bytes().to_vec();
-    trailer.extend_from_slice(&out.checksum.to_le_bytes());
-    out.frame(&mut scratch, TRAILER, &trailer)?;
-    let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()
-}
-
-/// Reads and verifies a whole snapshot: every frame, the trailer, the state's hash, the cluster.
-///
-/// # Errors
-///
-/// See [`Error`].
-pub(super) fn load(path: &Path, cluster: ClusterId) -> Result<(Header, State), Error> {
-    let damaged = || Error::Damaged { path: path.to_owned() };
-    let mut frames = Frames::open(path)?;
-    let header = frames.header(cluster)?;
-    let mut builder = StateBuilder::new();
-    let mut count = 0u64;
-    let records = |source| match source {
-        SnapshotError::Version { .. } => Error::Version { path: path.to_owned() },
-        source => Error::Records { path: path.to_owned(), source },
-    };
-    loop {
-        let checksum = frames.checksum;
-        let (kind, body) = frames.next()?;
-        match kind {
-            RECORD => builder.push(decode_record(&body).map_err(records)?).map_err(records)?,
-            TRAILER => {
-                let mut expected = count.to_le_bytes().to_vec();
-                expected.extend_from_slice(&checksum.to_le_bytes());
-                if body != expected || frames.has_more()? {
-                    return Err(damaged());
-                }
-                break;
-            }
-            _ => return Err(Error::Version { path: path.to_owned() }),
-        }
-        count += 1;
-    }
-    let state = builder.finish().map_err(records)?;
-    if state.hash() != header.state_hash {
-        return Err(Error::Hash { path: path.to_owned() });
-    }
-    Ok((header, state))
-}
-
-struct Frames<'a> {
-    input: BufReader<File>,
-    checksum: u32,
-    path: &'a Path,
-}
-
-impl<'a> Frames<'a> {
-    fn open(path: &'a Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        Ok(Self { input: BufReader::with_capacity(1 << 20, file), checksum: 0, path })
-    }
-
-    fn header(&mut self, cluster: ClusterId) -> Result<Header, Error> {
-        let (kind, body) = self.next()?;
-        let (format, body) = body.split_first().ok_or_else(|| self.damaged())?;
-        if kind != HEADER {
-            return Err(self.damaged());
-        }
-        if *format != FORMAT {
-            return Err(Error::Version { path: self.path.to_owned() });
-        }
-        let header: Header = postcard::from_bytes(body).map_err(|_| self.damaged())?;
-        if header.cluster.is_some_and(|other| other != cluster) {
-            return Err(Error::Cluster { path: self.path.to_owned() });
-        }
-        Ok(header)
-    }
-
-    fn next(&mut self) -> Result<(u8, Vec<u8>), Error> {
-        let mut bytes = vec![0; FRAME_HEADER_BYTES];
-        self.fill(&mut bytes)?;
-        let length = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes")) as usize;
-        if length > RECORD_BYTES_MAX {
-            return Err(self.damaged());
-        }
-        bytes.resize(FRAME_HEADER_BYTES + length, 0);
-        self.fill(&mut bytes[FRAME_HEADER_BYTES..])?;
-        self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
-        let (record, _) = decode_frame(&bytes, RECORD_BYTES_MAX).map_err(|_| self.damaged())?;
-        let (kind, body) = record.split_first().ok_or_else(|| self.damaged())?;
-        Ok((*kind, body.to_vec()))
-    }
-
-    fn has_more(&mut self) -> Result<bool, Error> {
-        let mut byte = [0];
-        self.input.read(&mut byte).map(|read| read > 0).map_err(|error| self.io(error))
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.damaged(),
-            _ => self.io(error),
-        })
-    }
-
-    fn damaged(&self) -> Error {
-        Error::Damaged { path: self.path.to_owned() }
-    }
-
-    fn io(&self, source: io::Error) -> Error {
-        Error::Io { path: self.path.to_owned(), source }
     }
 }
 

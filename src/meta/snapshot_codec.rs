@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::query::Upload;
 use super::rows::LinkKind;
 use super::state::State;
+use super::state_hash::HashSum;
 use super::tables::{OutcomeRow, Record};
 
 /// The version byte of the records this binary writes.
@@ -51,6 +52,11 @@ impl StateBuilder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Starts with nothing, for a caller who adds up the hashes of the records meanwhile.
+    pub(super) fn unhashed() -> Self {
+        Self { state: State { sum: HashSum::kept_elsewhere(), ..State::default() }, head_seen: false }
     }
 
     /// Adds a record.
@@ -177,6 +183,16 @@ impl StateBuilder {
             other => unreachable!("{other:?} lies in no repository"),
         }
         Ok(())
+    }
+
+    /// Returns the state, complete with its derived tables; `sum` is that of all its records but the head.
+    ///
+    /// # Errors
+    ///
+    /// As [`StateBuilder::finish`].
+    pub(super) fn finish_with(mut self, sum: HashSum) -> Result<State, SnapshotError> {
+        self.state.sum = sum;
+        self.finish()
     }
 
     /// Returns the state, complete with its derived tables.

@@ -209,6 +209,7 @@ async fn run(core: Arc<Core>, reads: mpsc::Receiver<super::consistency::ReadRequ
         () = core.keep_fresh() => unreachable!("runs for ever"),
         () = core.keep_members() => unreachable!("runs for ever"),
         () = core.keep_log_short() => unreachable!("runs for ever"),
+        () = core.keep_snapshots() => unreachable!("runs for ever"),
     };
     core.fail(reason.clone());
     reason

@@ -81,16 +81,16 @@ pub(super) struct Repository {
 
     pub(super) tags_of: SortedSet<(Arc<Digest>, Tag)>,
     pub(super) referrers: SortedSet<(Arc<Digest>, Arc<Digest>)>,
-    pub(super) named: SortedSet<Named>,
+    pub(super) named_blobs: SortedSet<Named>,
+    pub(super) named_manifests: SortedSet<Named>,
     pub(super) deleted_tags: SortedSet<(u64, Tag)>,
 }
 
-/// That a manifest of the repository names a digest; ordered by what is named.
+/// That a manifest of the repository names a digest; ordered by what is named. The most frequent row of all, so what it is
+/// named as is said by the table it lies in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Named {
     pub(super) digest: Arc<Digest>,
-    /// Named as a manifest, else as a blob.
-    pub(super) as_manifest: bool,
     pub(super) by: Arc<Digest>,
 }
 
@@ -106,16 +106,43 @@ impl Repository {
             history: SortedMap::default(),
             tags_of: SortedMap::default(),
             referrers: SortedMap::default(),
-            named: SortedMap::default(),
+            named_blobs: SortedMap::default(),
+            named_manifests: SortedMap::default(),
             deleted_tags: SortedMap::default(),
         }
     }
 
+    /// The table of what is named as a manifest, or as a blob.
+    pub(super) fn named(&self, as_manifest: bool) -> &SortedSet<Named> {
+        if as_manifest { &self.named_manifests } else { &self.named_blobs }
+    }
+
+    pub(super) fn named_mut(&mut self, as_manifest: bool) -> &mut SortedSet<Named> {
+        if as_manifest { &mut self.named_manifests } else { &mut self.named_blobs }
+    }
+
+    /// Goes through the manifests that name `digest`, as a manifest or as a blob.
+    pub(super) fn namers<'a, 'b>(
+        &'a self,
+        digest: &'b Digest,
+        as_manifest: bool,
+    ) -> impl Iterator<Item = &'a Digest> + use<'a, 'b> {
+        let named = self.named(as_manifest).iter_after(|named| *named.digest < *digest).map(|(named, ())| named);
+        named.take_while(move |named| *named.digest == *digest).map(|named| &*named.by)
+    }
+
+    /// Lets a tag share the name of who set it with the manifest, which is mostly put by the same.
+    pub(super) fn share_principal(&self, mut record: Arc<TagRecord>) -> Arc<TagRecord> {
+        let manifest = self.manifests.get(&record.digest);
+        if let Some(manifest) = manifest.filter(|manifest| manifest.principal == record.principal) {
+            Arc::make_mut(&mut record).principal = Arc::clone(&manifest.principal);
+        }
+        record
+    }
+
     /// Returns the first manifest that names `digest`.
     pub(super) fn named_by(&self, digest: &Digest, as_manifest: bool) -> Option<&Digest> {
-        let before = |named: &Named| (&*named.digest, named.as_manifest) < (digest, as_manifest);
-        let (first, ()) = self.named.iter_after(before).next()?;
-        (*first.digest == *digest && first.as_manifest == as_manifest).then_some(&*first.by)
+        self.namers(digest, as_manifest).next()
     }
 }
 

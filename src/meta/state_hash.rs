@@ -9,30 +9,52 @@ use crate::oci::{Algorithm, Digest};
 use super::snapshot_codec::encode_record;
 use super::tables::Record;
 
-/// The running sum over the rows of a state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct HashSum(u128);
+/// The running sum over the rows of a state; while a snapshot is loaded it is left alone, as its reader adds up the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HashSum(Option<u128>);
+
+impl Default for HashSum {
+    fn default() -> Self {
+        Self(Some(0))
+    }
+}
 
 impl HashSum {
+    /// A sum that somebody else keeps.
+    pub(super) const fn kept_elsewhere() -> Self {
+        Self(None)
+    }
+
     /// Adds a row.
     pub(super) fn add(&mut self, record: &Record) {
-        self.0 = self.0.wrapping_add(record_hash(record));
+        if let Some(sum) = &mut self.0 {
+            *sum = sum.wrapping_add(hash(&encode_record(record)));
+        }
+    }
+
+    /// Adds a row as its snapshot record has it.
+    pub(super) fn add_encoded(&mut self, record: &[u8]) {
+        if let Some(sum) = &mut self.0 {
+            *sum = sum.wrapping_add(hash(record));
+        }
     }
 
     /// Takes a row away that was added before.
     pub(super) fn subtract(&mut self, record: &Record) {
-        self.0 = self.0.wrapping_sub(record_hash(record));
+        if let Some(sum) = &mut self.0 {
+            *sum = sum.wrapping_sub(hash(&encode_record(record)));
+        }
     }
 
     /// Returns the sum.
-    pub(super) const fn value(self) -> u128 {
-        self.0
+    pub(super) fn value(self) -> u128 {
+        self.0.expect("a state is complete before its hash is asked for")
     }
 }
 
 /// The hash of one row.
-fn record_hash(record: &Record) -> u128 {
-    let digest = Digest::of(Algorithm::Sha256, &encode_record(record));
+fn hash(record: &[u8]) -> u128 {
+    let digest = Digest::of(Algorithm::Sha256, record);
     let half = digest.hash()[..16].try_into().expect("SHA-256 has 32 bytes");
     u128::from_be_bytes(half)
 }

@@ -29,7 +29,8 @@
 //!          blob_repositories                 (digest, repository) of every blob link
 //!          repositories[].tags_of            (digest, tag) of every tag
 //!          repositories[].referrers          (subject, manifest)
-//!          repositories[].named              (digest, as a manifest?, by manifest) of every reference
+//!          repositories[].named_blobs        (digest, by manifest) of every reference to a blob
+//!          repositories[].named_manifests    (digest, by manifest) of every reference to a manifest
 //!          repositories[].deleted_tags       (log index of the deletion, tag) of tags of which only history is left
 //!          uploads_by_expiry                 (expiry, session)
 //!          uploads_of                        principal -> open sessions

@@ -200,11 +200,7 @@ impl Replicas {
             return Some((presence.present, presence.complete));
         }
         let store = &self.local().blobs;
-        let mut present = Vec::with_capacity(blobs.len());
-        for (digest, size) in blobs {
-            present.push(store.has(digest, *size).await.ok()?);
-        }
-        Some((present, store.usage().index_complete))
+        Some((store.has_each(blobs).await.ok()?, store.usage().index_complete))
     }
 
     /// Counts, for each of at most [`crate::transfer::PRESENCE_MAX`] blobs, the other nodes in reach that say they have it.

@@ -297,10 +297,12 @@ impl Transfer for Service {
         let proto::HasBlobsRequest { blobs, hold } = request.into_inner();
         let blobs = sized_from_wire(blobs)?;
         let mut present = Vec::with_capacity(blobs.len());
-        for (digest, size) in blobs {
-            let here =
-                if hold { self.blobs().hold(&digest, size).await } else { self.blobs().has(&digest, size).await };
-            present.push(here.map_err(blob_status)?);
+        if hold {
+            for (digest, size) in &blobs {
+                present.push(self.blobs().hold(digest, *size).await.map_err(blob_status)?);
+            }
+        } else {
+            present = self.blobs().has_each(&blobs).await.map_err(blob_status)?;
         }
         Ok(Response::new(proto::HasBlobsReply { present, complete: self.blobs().usage().index_complete }))
     }

@@ -51,8 +51,9 @@ enum EntryState {
 }
 
 /// The queue: bodies before blobs, those with fewest copies first, news before the old, failures later and later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backlog {
+    max: usize,
     entries: BTreeMap<Digest, Entry>,
     queued: BTreeMap<Rank, Digest>,
     waiting: BTreeSet<(Instant, Digest)>,
@@ -64,7 +65,27 @@ pub(super) struct Backlog {
     places: u64,
 }
 
+impl Default for Backlog {
+    fn default() -> Self {
+        Self::with_max(BACKLOG_MAX)
+    }
+}
+
 impl Backlog {
+    /// A queue of at most `max` contents.
+    pub(super) fn with_max(max: usize) -> Self {
+        Self {
+            max,
+            entries: BTreeMap::new(),
+            queued: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            bodies: BTreeSet::new(),
+            bytes: 0,
+            places: 0,
+            failed: 0,
+        }
+    }
+
     fn rank(&mut self, want: &Want, news: bool) -> Rank {
         self.places += 1;
         let copies = if want.copies == 0 { u8::MAX } else { want.copies };
@@ -86,7 +107,7 @@ impl Backlog {
         }
         let rank = self.rank(&want, news);
         let mut dropped = None;
-        if self.entries.len() >= BACKLOG_MAX {
+        if self.entries.len() >= self.max {
             match self.least(rank) {
                 Some(digest) => dropped = self.settle(&digest),
                 None => return Some(want),
@@ -192,7 +213,17 @@ impl Backlog {
 
     /// Whether a comparison finds room for most of what it finds: what failed gives way to it.
     pub(super) fn has_room(&self) -> bool {
-        self.entries.len() - self.failed < BACKLOG_MAX / 2
+        self.entries.len() - self.failed < self.max / 2
+    }
+
+    /// Whether there is room for all that a page of so many may lack, and some left for news.
+    pub(super) fn has_room_for(&self, page: usize) -> bool {
+        self.entries.len() + page <= self.max - self.max / 8
+    }
+
+    /// How many contents a page of a comparison may have: so many that it fits at all.
+    pub(super) fn page(&self, page: usize) -> usize {
+        page.min(self.max / 4).max(1)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -108,6 +108,16 @@ pub(super) struct CatchUp {
     again: bool,
     /// Whether the comparison under way may have passed over what nothing else finds.
     doubt: bool,
+    /// Whether the comparison under way waits for room in the queue instead of passing over what it finds. The first one
+    /// does not, so that the most urgent is found and everything counted; did it leave out much, the one after it goes
+    /// through the rest once, as the queue takes it, and not once for each time that the queue is full.
+    patient: bool,
+    /// Whether the next one is to be patient.
+    next_patient: bool,
+    /// Whether it waits for room now.
+    waits: bool,
+    /// Comparisons that have begun.
+    pub(super) passes: u64,
     /// What the comparison under way found and the queue had no room for; the next one finds it again.
     passed_over: LeftOut,
     /// The same of the last comparison that ended.
@@ -144,6 +154,10 @@ impl CatchUp {
             comparison: Comparison::At(None),
             again: false,
             doubt: false,
+            patient: false,
+            next_patient: false,
+            waits: false,
+            passes: 1,
             passed_over: LeftOut::default(),
             left_out: LeftOut::default(),
             done: 0,
@@ -176,21 +190,25 @@ impl CatchUp {
         if self.comparison == Comparison::Idle && self.again && self.backlog.has_room() {
             self.comparison = Comparison::At(None);
             (self.again, self.doubt, self.passed_over) = (false, false, LeftOut::default());
+            self.patient = self.next_patient;
+            self.passes += 1;
         }
         let Comparison::At(after) = &self.comparison else { return };
-        let page = state.contents(after.as_ref(), PAGE);
+        let page_max = self.backlog.page(PAGE);
+        self.waits =
+            self.patient && if self.waits { !self.backlog.has_room() } else { !self.backlog.has_room_for(page_max) };
+        if self.waits {
+            return;
+        }
+        let page = state.contents(after.as_ref(), page_max);
         let Some(last) = page.last().map(|content| content.digest.clone()) else {
             self.comparison = Comparison::Idle;
             self.left_out = self.passed_over;
+            self.next_patient = self.left_out.contents > 0;
             self.compared = !self.doubt;
             return;
         };
-        let mut lacking = Vec::new();
-        for content in page {
-            if self.lacks(&content).await {
-                lacking.push(content);
-            }
-        }
+        let lacking = self.lacking(page).await;
         let question: Vec<_> = lacking.iter().map(|content| (content.digest.clone(), content.size)).collect();
         let copies = self.replicas.copies_elsewhere(&question).await;
         for (content, copies) in lacking.iter().zip(copies) {
@@ -201,7 +219,16 @@ impl CatchUp {
 
     /// Queues missing content; what there is no room for is found again by another comparison.
     fn add(&mut self, want: Want, news: bool) {
-        let Some(dropped) = self.backlog.add(want, news) else { return };
+        let (before, bytes) = (self.backlog.len(), self.backlog.bytes());
+        let Some(dropped) = self.backlog.add(want, news) else {
+            if self.patient && !news {
+                // Counted before, and queued only now.
+                let (contents, bytes) = (self.backlog.len() - before, self.backlog.bytes() - bytes);
+                self.left_out.contents = self.left_out.contents.saturating_sub(contents);
+                self.left_out.bytes = self.left_out.bytes.saturating_sub(bytes);
+            }
+            return;
+        };
         self.passed_over.contents += 1;
         self.passed_over.bytes += dropped.size;
         if dropped.body {
@@ -215,6 +242,26 @@ impl CatchUp {
     async fn lacks(&self, content: &Content) -> bool {
         let wanted = content.body || self.replicas.is_wanted_here(&content.digest);
         wanted && !matches!(self.blobs.has(&content.digest, content.size).await, Ok(true))
+    }
+
+    /// Which of a page should lie here and do not.
+    async fn lacking(&self, page: Vec<Content>) -> Vec<Content> {
+        let wanted = |content: &Content| content.body || self.replicas.is_wanted_here(&content.digest);
+        let mut wanted: Vec<Content> = page.into_iter().filter(wanted).collect();
+        let question: Vec<_> = wanted.iter().map(|content| (content.digest.clone(), content.size)).collect();
+        let Ok(here) = self.blobs.has_each(&question).await else {
+            // One of them cannot be looked at, and is taken for missing: the others are not.
+            let mut lacking = Vec::new();
+            for content in wanted {
+                if self.lacks(&content).await {
+                    lacking.push(content);
+                }
+            }
+            return lacking;
+        };
+        let mut here = here.into_iter();
+        wanted.retain(|_| here.next() != Some(true));
+        wanted
     }
 
     /// How many fetches may run now.
@@ -284,9 +331,10 @@ impl CatchUp {
         }
     }
 
-    /// Compares everything once more, after the comparison under way.
+    /// Compares everything once more, after the comparison under way, which waits for nothing any more.
     fn compare_again(&mut self) {
         self.again |= self.comparison != Comparison::At(None);
+        (self.patient, self.next_patient, self.waits) = (false, false, false);
     }
 
     /// Something that may be missing here was passed over: until it is compared anew, nothing is known to be complete.
@@ -297,7 +345,7 @@ impl CatchUp {
     }
 
     fn is_comparing(&self) -> bool {
-        self.comparison != Comparison::Idle
+        self.comparison != Comparison::Idle && !self.waits
     }
 
     pub(super) fn progress(&self) -> Progress {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 use crate::blob::Item;
 use crate::meta::{COMMAND_LIFE_MS, State};
@@ -22,6 +22,8 @@ const REAPED_MAX: usize = 256;
 const PAGE: usize = 512;
 /// Pause between two pages, so that a walk through millions stays in the background.
 const PAUSE: Duration = Duration::from_millis(5);
+/// After a walk comes so many times as long without one: a disk with millions of files is not walked all the time.
+const REST: u32 = 9;
 /// Unlinked blobs remembered at most, so that memory is bounded; the rest waits for the next walk.
 const WAITING_MAX: usize = 100_000;
 
@@ -43,15 +45,13 @@ pub struct Reaped {
 impl Upkeep {
     /// Looks now and then for files on this disk that nothing links, and removes them after the grace. Never ends.
     pub async fn reap(self) {
-        let mut ticks = interval(self.0.config.reap_every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.0.config.reap_grace < Duration::from_millis(COMMAND_LIFE_MS) {
             tracing::warn!("gc.grace is shorter than a command may live: for tests only, bytes may be lost");
         }
         let mut extents = Unlinked::default();
         let mut blobs = Unlinked::default();
         loop {
-            ticks.tick().await;
+            let began = Instant::now();
             if let Err(error) = self.reap_extents(&mut extents).await {
                 tracing::warn!(%error, "extents could not be reaped");
             }
@@ -60,6 +60,7 @@ impl Upkeep {
             }
             let reaped = *self.0.reaped.borrow();
             self.0.gc_metrics.set_waiting(reaped.waiting, reaped.waiting_bytes);
+            sleep(self.0.config.reap_every.max(began.elapsed() * REST)).await;
         }
     }
 

@@ -19,6 +19,9 @@ const SOON: Duration = Duration::from_secs(2);
 /// Of the time, one part in so many at most goes into surveys.
 const DUTY: u32 = 10;
 
+/// The same while anything is out of place.
+const BUSY_DUTY: u32 = 3;
+
 /// What a survey of all copies found; a node that does not answer counts as holding nothing, and copies on nodes that are
 /// out or being emptied count only against loss (P22).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Upkeep {
             // What changes is followed more closely, but a large registry is not asked for ever.
             let moves = survey.under_replicated + survey.misplaced + survey.over_replicated + survey.lost > 0;
             let every = self.0.config.survey_every;
-            sleep(if moves { SOON.min(every).max(took) } else { every.max(took * DUTY) }).await;
+            sleep(if moves { SOON.min(every).max(took * BUSY_DUTY) } else { every.max(took * DUTY) }).await;
         }
     }
 

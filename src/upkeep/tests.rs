@@ -10,6 +10,7 @@ use crate::oci::{Digest, MediaType, RepositoryName};
 use crate::replica::tests::lab::{Lab, LabNode, Options, pattern};
 use crate::topology::{NodeId, NodeState};
 
+use super::backlog::Backlog;
 use super::catch_up::CatchUp;
 use super::trim::{Trim, Trimmed};
 use super::{Limits, Pace};
@@ -105,6 +106,34 @@ async fn a_node_fetches_what_it_lacks_at_start_and_what_is_linked_later() {
     let new = link(&mut ledger, lab.node(1), 2).await;
     turn(&mut work, &ledger).await;
     assert!(lab.node(2).has(&new.0, &new.1).await);
+}
+
+#[tokio::test]
+async fn what_no_queue_holds_is_counted_once_and_gone_through_once() {
+    const BLOBS: u64 = 120;
+    let lab = Lab::start(2).await;
+    let mut ledger = Ledger::new();
+    for seed in 0..BLOBS {
+        let bytes = pattern(seed, 100);
+        let digest = lab.node(1).store(&bytes).await;
+        ledger.link(&digest, 100);
+    }
+    let mut work = catch_up(lab.node(2));
+    work.backlog = Backlog::with_max(16);
+    work.follow(&ledger.state, ledger.index).await;
+    while work.progress().missing as u64 != BLOBS {
+        work.compare(&ledger.state).await;
+        assert_eq!(work.passes, 1, "the first one counts everything");
+    }
+    for turn in 1..=BLOBS / 2 {
+        work.begin(&ledger.state, 2);
+        work.settle().await;
+        for _ in 0..8 {
+            work.compare(&ledger.state).await;
+        }
+        assert_eq!(work.progress().missing as u64, BLOBS - 2 * turn);
+    }
+    assert_eq!((work.progress().done, work.passes), (BLOBS, 2));
 }
 
 #[tokio::test]

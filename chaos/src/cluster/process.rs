@@ -262,6 +262,32 @@ impl Cluster {
         Ok(())
     }
 
+    /// Stops a node as an operator would, and waits until it has ended.
+    pub(crate) async fn stop(&mut self, node: usize, within: Duration) -> Result<()> {
+        self.serving.set(node, false);
+        self.signal(node, rustix::process::Signal::TERM)?;
+        let mut child = self.nodes[node].child.take().context("node is not running")?;
+        let ended = tokio::time::timeout(within, child.wait()).await;
+        let status = ended.with_context(|| format!("node {} did not stop within {within:?}", node + 1))??;
+        ensure!(
+            status.success(),
+            "node {} ended with {status}; its log is {}",
+            node + 1,
+            self.nodes[node].log.display()
+        );
+        Ok(())
+    }
+
+    /// Runs another command of the binary with a node's configuration; returns what it printed.
+    pub(crate) async fn run(&self, node: usize, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--config").arg(&self.nodes[node].config).kill_on_drop(true);
+        let output = command.output().await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{arguments:?}: {}{text}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
     fn signal(&self, node: usize, signal: rustix::process::Signal) -> Result<()> {
         let pid = self.pid(node).context("node is not running")?;
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("pid")?;

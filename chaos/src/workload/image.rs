@@ -78,7 +78,7 @@ pub(crate) async fn push_image(
 }
 
 /// An image manifest whose config is the first blob.
-pub(super) fn manifest(blobs: &[(Digest, usize)]) -> Bytes {
+pub(crate) fn manifest(blobs: &[(Digest, usize)]) -> Bytes {
     let descriptor = |kind: &str, (digest, size): &(Digest, usize)| serde_json::json!({"mediaType": kind, "digest": digest.to_string(), "size": size});
     let layers: Vec<_> = blobs.iter().map(|blob| descriptor("application/vnd.oci.image.layer.v1.tar", blob)).collect();
     let manifest = serde_json::json!({

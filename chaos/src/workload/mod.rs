@@ -6,7 +6,7 @@ mod pulls;
 mod register;
 mod stock;
 
-pub(crate) use image::{Pushed, push_image};
+pub(crate) use image::{Pushed, manifest, push_image};
 pub(crate) use pulls::Pulls;
 pub(crate) use stock::{Amount, Item, Stock};
 

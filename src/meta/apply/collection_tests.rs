@@ -668,8 +668,8 @@ fn a_full_mark_finds_nothing_wrong_with_a_state_and_each_thing_that_is() {
     let name = repository("r");
     let named = broken(&|state| {
         let repository = state.repositories.get_mut(&name).unwrap();
-        let row = repository.named.first().unwrap().clone();
-        repository.named.remove(&row);
+        let row = repository.named_blobs.first().unwrap().clone();
+        repository.named_blobs.remove(&row);
     });
     assert!(matches!(named.as_slice(), [Miscount::Named { .. }]), "{named:?}");
     let missing = broken(&|state| {
